@@ -1,0 +1,31 @@
+"""The vocabulary of learnmech: every macroscopic quantity with its symbol, unit and definition.
+
+>>> get("sharpness").unit
+'loss'
+>>> is_declared("user.my_metric")
+True
+"""
+
+from learnmech.observables.catalogue import (
+    MAX_NAME_LENGTH,
+    USER_PREFIX,
+    UnknownObservable,
+    catalogue,
+    get,
+    is_declared,
+)
+from learnmech.observables.observable import Kind, Observable, Scale
+from learnmech.observables.status import Status
+
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "USER_PREFIX",
+    "Kind",
+    "Observable",
+    "Scale",
+    "Status",
+    "UnknownObservable",
+    "catalogue",
+    "get",
+    "is_declared",
+]

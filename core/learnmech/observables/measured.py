@@ -1,0 +1,110 @@
+"""The quantities that probes measure."""
+
+from learnmech.observables.observable import Observable, Scale
+
+_LOG = Scale.LOG
+
+MEASURED = (
+    Observable("loss", r"L", "loss", "The loss of the batch that produced the update, as the trainer computed it."),
+    Observable(
+        "grad_norm",
+        r"\lVert g_B \rVert",
+        "loss",
+        "Euclidean norm of the whole gradient used for the update, unscaled and before clipping.",
+        scale=_LOG,
+    ),
+    Observable(
+        "sharpness",
+        r"\lambda_{\max}(H)",
+        "loss",
+        "Largest algebraic eigenvalue of the Hessian of the loss on the probe batch "
+        "(Cohen et al. 2021, arXiv 2103.00065). `stderr` is the residual bound |Hv - lambda v|.",
+    ),
+    Observable(
+        "sharpness_preconditioned",
+        r"\lambda_{\max}(P^{-1/2} H P^{-1/2})",
+        "loss",
+        "Largest eigenvalue of the Hessian preconditioned as the optimizer does it, bias corrections and epsilon "
+        "included (Cohen et al. 2022, arXiv 2207.14484). `stderr` is the residual bound.",
+    ),
+    Observable("sharpness_products", r"n_{Hv}", "1", "Hessian-vector products that the sharpness measurement used."),
+    Observable(
+        "batch_sharpness",
+        r"\mathbb{E}_B\,\frac{g_B^\top H_B g_B}{g_B^\top g_B}",
+        "loss",
+        "Rayleigh quotient of the mini-batch Hessian along its own gradient, averaged over batches "
+        "(Andreyev & Beneventano 2024, arXiv 2412.20553).",
+    ),
+    Observable("hessian_trace", r"\operatorname{tr} H", "loss", "Trace of the Hessian of the loss."),
+    Observable(
+        "hessian_eigenvalue",
+        r"\lambda_k(H)",
+        "loss",
+        "The k-th largest algebraic eigenvalue of the Hessian; scope is the rank k, starting at 1.",
+    ),
+    Observable(
+        "grad_sq_norm",
+        r"\lvert G \rvert^2",
+        "loss^2",
+        "Unbiased estimate of the squared norm of the true gradient; may be negative when it is buried in noise "
+        "(McCandlish et al. 2018, arXiv 1812.06162, appendix A).",
+    ),
+    Observable(
+        "noise_trace",
+        r"\operatorname{tr} \Sigma",
+        "loss^2",
+        "Unbiased estimate of the trace of the per-example gradient covariance, from disjoint pieces of one batch "
+        "(McCandlish et al. 2018, appendix A).",
+        scale=_LOG,
+    ),
+    Observable(
+        "noise_trace_between",
+        r"\tfrac{B}{2}\lVert g_{B} - g_{B'} \rVert^2",
+        "loss^2",
+        "The same trace from the difference of the gradients of two independent batches at the same weights. "
+        "Equals `noise_trace` exactly when noise averages as 1/B.",
+        scale=_LOG,
+    ),
+    Observable(
+        "noise_scale",
+        r"B_{\mathrm{simple}} = \operatorname{tr}\Sigma / \lvert G \rvert^2",
+        "examples",
+        "Gradient noise scale: ratio of the window means of `noise_trace` and `grad_sq_norm`, never a mean of ratios "
+        "(McCandlish et al. 2018, eq. 2.9).",
+        scale=_LOG,
+    ),
+    Observable("weight_norm", r"\lVert w \rVert", "1", "Euclidean norm of the weights.", scale=_LOG),
+    Observable("weight_norm_sq", r"\lVert w \rVert^2", "1", "Squared Euclidean norm of the weights.", scale=_LOG),
+    Observable(
+        "update_norm",
+        r"\lVert w_{t+1} - w_t \rVert",
+        "1",
+        "Euclidean norm of the whole applied update, weight decay included.",
+        scale=_LOG,
+    ),
+    Observable(
+        "relative_update",
+        r"\lVert w_{t+1} - w_t \rVert / \lVert w_t \rVert",
+        "1",
+        "Norm of the update relative to the norm of the weights.",
+        scale=_LOG,
+    ),
+    Observable(
+        "angular_update",
+        r"\angle(w_t, w_{t+1})",
+        "rad",
+        "Angle by which one update turns the weights (Kosson et al. 2023, arXiv 2305.17212). In scope "
+        "`scale_invariant` the root mean square over all tensors certified scale invariant.",
+        scale=_LOG,
+    ),
+    Observable(
+        "scale_invariance",
+        r"\lvert\langle w, g\rangle\rvert / (\lVert w\rVert\,\lVert g\rVert)",
+        "1",
+        "Cosine between weights and gradient: zero for every batch when the loss does not depend on the scale of the "
+        "weights (Kunin et al. 2021, arXiv 2012.04728).",
+        scale=_LOG,
+    ),
+    Observable("overhead", r"\omega", "1", "Share of the run's time spent measuring, since the start."),
+    Observable("probe_cost", r"c", "s", "Time that one measurement took; scope is the probe's name.", scale=_LOG),
+)
