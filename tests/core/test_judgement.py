@@ -142,3 +142,12 @@ def test_noisy_predictions_are_pooled_as_a_ratio_of_means():
     assert "over 40 measurements" in judgement.reason
     center = float(judgement.reason.split("is ")[1].split(" ")[0])
     assert abs(center - 1) < 0.12
+
+
+def test_a_residual_widens_the_interval_for_good_and_a_standard_error_does_not():
+    class Residual(TwoSided):
+        stderr_is_residual = True
+
+    values = [1 + 0.001 * (-1) ** i for i in range(20)]
+    assert run(TwoSided(), values, measured_stderr=0.2)[-1].verdict is Verdict.HOLDS
+    assert run(Residual(), values, measured_stderr=0.2)[-1].verdict is Verdict.UNDETERMINED

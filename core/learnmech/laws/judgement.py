@@ -103,7 +103,7 @@ def judge(law: Law, point: Point, history: Sequence[Point] = ()) -> Judgement:
         return Judgement(Verdict.UNDETERMINED, _unusable(point))
     ratio, lower, upper = point.measured / point.predicted, band.lower * point.predicted, band.upper * point.predicted
     pool = _pool(law, point, history)
-    interval = _interval(pool)
+    interval = _interval(law, pool)
     verdict, reason = _decide(law, band, interval, pool)
     if verdict is Verdict.DEVIATES:
         outside = _looks_outside(law, band, point, history)
@@ -138,13 +138,14 @@ def _same_prediction(newest: Point, earlier: Point) -> bool:
     return abs(earlier.predicted / newest.predicted - 1.0) <= SAME_PREDICTION
 
 
-def _interval(pool: Sequence[Point]) -> Interval:
+def _interval(law: Law, pool: Sequence[Point]) -> Interval:
     """Return the interval of measured/predicted over the pool; one point has only its own error bars."""
     measured = [point.measured or 0.0 for point in pool]
     predicted = [point.predicted or 0.0 for point in pool]
     errors = [point.measured_stderr or 0.0 for point in pool]
     if len(pool) > 1:
-        return ratio_of_means(measured, predicted, floor=math.fsum(errors) / len(pool))
+        floor = math.fsum(errors) / len(pool) if law.stderr_is_residual else 0.0
+        return ratio_of_means(measured, predicted, floor=floor)
     center = measured[0] / predicted[0]
     relative = math.hypot(errors[0] / predicted[0], center * (pool[0].predicted_stderr or 0.0) / predicted[0])
     return Interval(center, center - _Z_975 * relative, center + _Z_975 * relative)
@@ -195,6 +196,6 @@ def _looks_outside(law: Law, band: Band, point: Point, history: Sequence[Point])
         if newest is None or not newest.usable:
             return look
         pool = _pool(law, newest, everything[: len(everything) - 1 - look])
-        if _decide(law, band, _interval(pool), pool)[0] is not Verdict.DEVIATES:
+        if _decide(law, band, _interval(law, pool), pool)[0] is not Verdict.DEVIATES:
             return look
     return LOOKS

@@ -1,0 +1,117 @@
+"""What the page reads: runs, curves, residuals, events, laws and the vocabulary; never more than asked for."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from learnmech import laws, observables
+from learnmech.collector.service.schema import Events, RunDetail, Runs, answers
+from learnmech.collector.service.state import state_of
+
+router = APIRouter(tags=["read"])
+
+# Far beyond what a screen can show, and 1 MB of JSON; whoever wants everything reads the SQL views.
+_MOST_POINTS = 20_000
+
+RunId = Annotated[str, Path(description="The run's id.", pattern="^[0-9a-f]{32}$")]
+Scope = Annotated[str, Query(description="Empty for the whole model, else a parameter's name, a module's or a rank.")]
+Axis = Annotated[
+    Literal["step", "samples", "tokens", "time"], Query(description="What `x` counts; time in unix seconds.")
+]
+AfterStep = Annotated[
+    int, Query(description="Only later steps, for a page that has the earlier ones.", ge=-1, le=2**63 - 1)
+]
+Points = Annotated[
+    int, Query(description="Most points; more are put into buckets with minimum and maximum.", ge=2, le=_MOST_POINTS)
+]
+
+
+@router.get("/v1/runs", responses=answers(Runs))
+def runs(request: Request) -> Response:
+    """List every run, with its status and how far it is."""
+    return answer(Runs(state_of(request.app).store.runs()))
+
+
+@router.get("/v1/runs/{run_id}", responses=answers(RunDetail))
+def run(request: Request, run_id: RunId) -> Response:
+    """Describe one run: what `/v1/runs` says of it, what every law says of it, and which series it has."""
+    store = state_of(request.app).store
+    row = msgspec.structs.asdict(store.run(run_id))
+    return answer(RunDetail(**row, laws=store.laws(run_id), series=store.series(run_id)))
+
+
+@router.get("/v1/runs/{run_id}/observations")
+def observations(
+    request: Request,
+    run_id: RunId,
+    observable: Annotated[str, Query(description="A name of `/v1/observables`.")],
+    scope: Scope = "",
+    x: Axis = "step",
+    after_step: AfterStep = -1,
+    points: Points = 2000,
+) -> Response:
+    """Return one curve as columns: `step, x, value, lower, upper, stderr, status`; what is not finite is null."""
+    return answer(
+        state_of(request.app).store.observations(run_id, observable, scope, after_step=after_step, points=points, x=x)
+    )
+
+
+@router.get("/v1/runs/{run_id}/residuals")
+def residuals(
+    request: Request,
+    run_id: RunId,
+    law: Annotated[str, Query(description="A name of `/v1/laws`.")],
+    scope: Scope = "",
+    x: Axis = "step",
+    after_step: AfterStep = -1,
+    points: Points = 2000,
+) -> Response:
+    """Return measured against predicted as columns.
+
+    `step, x, time, measured, measured_stderr, predicted, lower, upper, ratio, verdict, reason`.
+    """
+    return answer(state_of(request.app).store.residuals(run_id, law, scope, after_step=after_step, points=points, x=x))
+
+
+@router.get("/v1/runs/{run_id}/events", responses=answers(Events))
+def events(
+    request: Request,
+    run_id: RunId,
+    after: Annotated[int, Query(description="Only events with a larger id.", ge=0, le=2**31 - 1)] = 0,
+) -> Response:
+    """List what happened in the run, at most 1000 at once: starts, ends, disabled probes, gaps."""
+    return answer(Events(state_of(request.app).store.events(run_id, after)))
+
+
+@router.get("/v1/laws")
+def all_laws() -> Response:
+    """List the laws that runs are judged by."""
+    return answer(
+        [
+            {
+                "name": law.name,
+                "title": law.title,
+                "statement": law.statement,
+                "reference": law.reference,
+                "measures": law.measures,
+                "needs": law.needs,
+                "tolerance": {"lower": law.band.lower, "upper": law.band.upper, "origin": law.band.origin},
+                "one_sided": law.one_sided,
+                "advice": law.advice,
+            }
+            for law in laws.catalogue()
+        ]
+    )
+
+
+@router.get("/v1/observables")
+def vocabulary() -> Response:
+    """List every observable with its symbol, unit and definition."""
+    return answer(observables.catalogue())
+
+
+def answer(content: Any) -> Response:
+    """Return `content` as JSON: dataclasses and enumerations as they are, what is not finite as null."""
+    return Response(msgspec.json.encode(content), media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,100 @@
+"""What the page reads: whole, thinned where asked, on any axis, and nothing that JSON cannot say."""
+
+import json
+import math
+
+import pytest
+
+from learnmech import laws, observables, wire
+
+
+@pytest.fixture(scope="module")
+def long_run(shared):
+    """A run of 500 steps with samples and tokens, one value in five not finite."""
+    info = wire.RunInfo(
+        id="0" * 31 + "a", name="long", created=1.0, tags={"team": "physics"}, context={"optimizer": "SGD"}
+    )
+    frames = [
+        wire.Frame(
+            n, n, 1000.0 + n, samples=n * 32, tokens=n * 1024,
+            measurements=[wire.Measurement("loss", math.nan if n % 5 == 4 else float(n), stderr=0.1)],
+        )
+        for n in range(500)
+    ]  # fmt: skip
+    shared.post(wire.Batch(run=info, writer="b" * 32, sent=1.0, frames=frames)).raise_for_status()
+    return info.id
+
+
+def columns(running, run: str, **query: object) -> dict[str, list[object]]:
+    answer = running.http.get(f"/v1/runs/{run}/observations", params={"observable": "loss", **query})
+    return answer.raise_for_status().json()
+
+
+def test_a_run_is_described(shared, long_run):
+    detail = shared.http.get(f"/v1/runs/{long_run}").json()
+    assert detail.keys() == {
+        "id", "name", "project", "status", "since", "created", "last_seen", "last_step", "points", "attempts", "tags",
+        "context", "revision", "laws", "series",
+    }  # fmt: skip
+    assert (detail["last_step"], detail["points"], detail["tags"]) == (499, 500, {"team": "physics"})
+    (series,) = detail["series"]
+    assert (series["observable"], series["scope"], series["count"]) == ("loss", "", 500)
+    (listed,) = [run for run in shared.http.get("/v1/runs").json()["runs"] if run["id"] == long_run]
+    assert listed == {name: detail[name] for name in listed}
+
+
+def test_every_point_comes_where_there_are_few(shared, long_run):
+    found = columns(shared, long_run)
+    assert found["step"] == list(range(500))
+    assert found["value"] == [None if n % 5 == 4 else float(n) for n in range(500)]
+    assert {len(column) for column in found.values()} == {500}
+
+
+def test_a_long_curve_is_thinned_to_what_was_asked_for(shared, long_run):
+    found = columns(shared, long_run, points=50)
+    assert 20 <= len(found["step"]) <= 50
+    assert found["step"][-1] == 499
+    assert min(value for value in found["lower"] if value is not None) == 0.0
+    assert max(value for value in found["upper"] if value is not None) == 498.0
+
+
+@pytest.mark.parametrize(
+    ("axis", "scale", "offset"), [("step", 1, 0), ("samples", 32, 0), ("tokens", 1024, 0), ("time", 1, 1000)]
+)
+def test_the_axis_can_be_chosen(shared, long_run, axis, scale, offset):
+    assert columns(shared, long_run, x=axis)["x"] == [n * scale + offset for n in range(500)]
+
+
+def test_a_page_fetches_only_what_is_new(shared, long_run):
+    assert columns(shared, long_run, after_step=497)["step"] == [498, 499]
+    assert columns(shared, long_run, after_step=499)["step"] == []
+
+
+def test_a_curve_that_was_never_measured_is_empty(shared, long_run):
+    assert columns(shared, long_run, observable="sharpness")["step"] == []
+
+
+def test_nothing_is_said_that_json_cannot_say(shared, long_run):
+    """Python would read NaN, a browser would not."""
+    text = shared.http.get(f"/v1/runs/{long_run}/observations", params={"observable": "loss"}).text
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    json.loads(text, parse_constant=refuse)
+
+
+def test_the_laws_are_listed(shared):
+    listed = shared.http.get("/v1/laws").json()
+    assert [law["name"] for law in listed] == [law.name for law in laws.catalogue()]
+    for law in listed:
+        assert law["tolerance"].keys() == {"lower", "upper", "origin"}
+        assert set(law["advice"]) <= {verdict.value for verdict in laws.Verdict}
+        assert law["statement"]
+        assert law["reference"]
+
+
+def test_the_vocabulary_is_listed(shared):
+    listed = shared.http.get("/v1/observables").json()
+    assert [word["name"] for word in listed] == [word.name for word in observables.catalogue()]
+    assert {"name", "symbol", "unit", "description", "kind", "scale"} == set(listed[0])
