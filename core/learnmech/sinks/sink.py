@@ -20,6 +20,7 @@ class Sink(Protocol):
             Unavailable: Try again later; the sender keeps the batch.
             Refused: This batch will never be taken; the sender sets it aside and goes on.
         """
+        ...
 
     def close(self) -> None:
         """Let go of connections. Called once, from the thread that delivered."""
