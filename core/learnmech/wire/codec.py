@@ -98,7 +98,7 @@ def _version_sentence(version: object) -> str:
     )
 
 
-def _spell_non_finite(item: Any) -> Any:  # noqa: ANN401 (a JSON tree has no narrower type)
+def _spell_non_finite(item: Any) -> Any:
     if isinstance(item, float) and not math.isfinite(item):
         return "nan" if math.isnan(item) else "inf" if item > 0 else "-inf"
     if isinstance(item, dict):
@@ -108,7 +108,7 @@ def _spell_non_finite(item: Any) -> Any:  # noqa: ANN401 (a JSON tree has no nar
     return item
 
 
-def _read_non_finite(message: Any) -> Any:  # noqa: ANN401 (a JSON tree has no narrower type)
+def _read_non_finite(message: Any) -> Any:
     """Undo `_spell_non_finite` where a number is expected, and nowhere else."""
     frames = message.get("frames") if isinstance(message, dict) else None
     for frame in frames if isinstance(frames, list) else ():
