@@ -1,0 +1,1 @@
+"""The collector: stores what probes measure, judges it by the laws, serves it."""
