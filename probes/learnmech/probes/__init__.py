@@ -1,0 +1,65 @@
+"""Probes: measure the macroscopic state of a training without changing it.
+
+`Recorder` measures any loop, `learnmech.probes.lightning.MechanicsMonitor` measures Lightning; both take the same
+probes.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from learnmech.probes.gradient_noise import GradientNoiseScale as GradientNoiseScale
+    from learnmech.probes.isolation import is_probing as is_probing
+    from learnmech.probes.probe import BaseProbe as BaseProbe
+    from learnmech.probes.probe import Moment as Moment
+    from learnmech.probes.probe import Probe as Probe
+    from learnmech.probes.probe import TrainingView as TrainingView
+    from learnmech.probes.recorder import Recorder as Recorder
+    from learnmech.probes.schedule import Schedule as Schedule
+    from learnmech.probes.schedule import every as every
+    from learnmech.probes.sharpness import Sharpness as Sharpness
+    from learnmech.probes.vitals import Vitals as Vitals
+    from learnmech.probes.weight_dynamics import WeightDynamics as WeightDynamics
+
+_HOMES = {
+    "Recorder": "recorder",
+    "Sharpness": "sharpness",
+    "GradientNoiseScale": "gradient_noise",
+    "WeightDynamics": "weight_dynamics",
+    "Vitals": "vitals",
+    "every": "schedule",
+    "Schedule": "schedule",
+    "Probe": "probe",
+    "BaseProbe": "probe",
+    "Moment": "probe",
+    "TrainingView": "probe",
+    "is_probing": "isolation",
+}
+
+__all__ = [
+    "Recorder",
+    "Sharpness",
+    "GradientNoiseScale",
+    "WeightDynamics",
+    "Vitals",
+    "every",
+    "Schedule",
+    "Probe",
+    "BaseProbe",
+    "Moment",
+    "TrainingView",
+    "is_probing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: importing the package itself loads no torch."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)

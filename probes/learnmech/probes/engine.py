@@ -1,0 +1,278 @@
+"""The engine: what happens at each moment of a training step.
+
+The recorder and the Lightning monitor are shells around it. A shell tells what happens in the training, in this order:
+
+    at_rest(t)        the weights are w_t
+    before_update(t)  the gradient at w_t is complete
+    after_update(t)   the weights are w_(t+1)
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from learnmech.probes.budget import Governor
+from learnmech.probes.facts import Facts, Update
+from learnmech.probes.guard import Guard
+from learnmech.probes.hyperparameters import Hyperparameters
+from learnmech.probes.isolation import PureLoss, Source, isolated
+from learnmech.probes.probe import Moment, Probe, T, TrainingView, measured_tensors
+from learnmech.probes.readback import Readback
+from learnmech.probes.runner import Runner, checked, replays
+from learnmech.probes.self_test import SelfTest, Verdict
+from learnmech.probes.writer import Writer
+from learnmech.wire import Measurement
+
+OVERHEAD_INTERVAL = 1.0
+"""Seconds between records of `overhead`."""
+
+AT_STEP = "at_step"
+"""Method of a gradient that was first seen at `optimizer.step()` or after it, where it may be clipped already."""
+
+
+class Engine:
+    """Measures one attempt of one run.
+
+    Every public method is safe to call from a training loop: whatever goes wrong inside is recorded, not raised, unless
+    `strict`; KeyboardInterrupt and SystemExit pass.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers.
+        probes: Probes, with unique names.
+        writer: Where measurements and events go.
+        budget: Share of the run's time for probes without a schedule.
+        declared_full_batch: The user's word on `full_batch`.
+        dataset_size: Number of training examples, where known.
+        start_step: First step of this attempt.
+        self_test: Decides whether probes may replay the training step; None where the user gave the loss.
+        precise: False where half precision or TF32 is in the training step.
+        strict: True to raise what is otherwise recorded; for tests.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        probes: Sequence[Probe],
+        writer: Writer,
+        *,
+        budget: float,
+        declared_full_batch: bool | None = None,
+        dataset_size: int | None = None,
+        start_step: int = 0,
+        self_test: SelfTest | None = None,
+        precise: bool = True,
+        strict: bool = False,
+    ) -> None:
+        self.model = model
+        self.optimizers = list(optimizers)
+        self.writer = writer
+        self.self_test = self_test
+        parameters = self.parameters()
+        device = next(iter(parameters.values())).device if parameters else torch.device("cpu")
+        self.runner = Runner(probes, writer, Governor(budget), start_step=start_step, device=device, strict=strict)
+        self._hyperparameters = Hyperparameters(
+            self.optimizers, {id(parameters[name]): name for name in measured_tensors(parameters)}
+        )
+        self._facts = Facts(declared_full_batch, dataset_size)
+        self._readback = Readback()
+        self._prepared: list[Probe] = []
+        self._prepared_at = -1
+        self._precise = precise
+        self._guard = Guard(strict=strict)
+        self._told = time.perf_counter()
+        self.step = start_step
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the trainable parameters by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def at_rest(self, step: int, batch: Any, examples: int | None, source: Callable[[], Source]) -> None:
+        """Run the probes due at the weights w_t.
+
+        Args:
+            step: Updates done, t.
+            batch: A batch: the one about to be used, or the one just used.
+            examples: Examples in it.
+            source: Makes the source of the loss; called only if it is needed.
+        """
+        if not self._guard.open:
+            return
+        with self._guard:
+            self.step = step
+            due = self.runner.due(Moment.AT_REST, step)
+            if due and self._may_replay(due, step, batch, source):
+                view = self._view(step, batch, examples, source)
+                for probe in due:
+                    if self.runner.health.well(probe.name):
+                        self.runner.measure(probe, view)
+            self._settle(step)
+
+    def _may_replay(self, due: Sequence[Probe], step: int, batch: Any, source: Callable[[], Source]) -> bool:
+        """Make the self-test first, if there is one to make; tell whether the due probes may run now."""
+        test = self.self_test
+        if test is None or test.verdict is Verdict.PASSED or not any(replays(probe) for probe in due):
+            return True
+        verdict = self.runner.arm(test, step, source, batch) if test.verdict is Verdict.PENDING else test.verdict
+        if verdict is Verdict.FAILED:
+            self.refuse_replays(step, test.reason)
+            return True
+        return False
+
+    def after_backward(self, step: int, factor: Callable[[], float]) -> None:
+        """Finish the self-test, if one is under way, with the gradient of the very batch that was replayed.
+
+        Args:
+            step: Updates done.
+            factor: Tells what the training multiplied the loss by; called only if it is needed.
+        """
+        test = self.self_test
+        if test is None or test.verdict is not Verdict.ARMED or not self._guard.open:
+            return
+        with self._guard:
+            verdict = test.check(self.parameters(), factor())
+            if verdict is Verdict.PASSED:
+                message = f"The replayed gradient is the real one (relative error {test.error:.1e})."
+                self.writer.tell("self_test", step, message, error=test.error, tolerance=test.tolerance)
+            elif verdict is Verdict.FAILED:
+                self.refuse_replays(step, test.reason)
+
+    def disarm(self) -> None:
+        """Forget a replay whose step turned out to have no backward pass."""
+        if self.self_test is not None:
+            self.self_test.disarm()
+
+    def refuse_replays(self, step: int, reason: str) -> None:
+        """Switch off every probe that evaluates the loss."""
+        affected = [probe for probe in self.runner.probes if replays(probe)]
+        if any(self.runner.health.well(probe.name) for probe in affected):
+            error = math.nan if self.self_test is None else self.self_test.error
+            data = {"error": error} if math.isfinite(error) else {}
+            self.writer.tell("self_test", step, reason, "warning", **data)
+        self.runner.refuse(affected, step, reason)
+
+    def before_update(
+        self, step: int, gradients: bool = True, method: str = "", scale: Callable[[], float | Tensor] = lambda: 1.0
+    ) -> None:
+        """Read the hyperparameters of the update about to happen, and prepare the probes that will measure it.
+
+        Args:
+            step: Updates done, t.
+            gradients: True if the parameters hold the complete gradient at w_t.
+            method: How the gradient was seen, if not before clipping.
+            scale: Tells what the gradient is still multiplied by (a loss scale not yet taken out).
+        """
+        if not self._guard.open:
+            return
+        with self._guard:
+            self.writer.add(step, self._hyperparameters.changed())
+            again = step == self._prepared_at  # another micro-batch of the same update
+            due = self._prepared if again else self.runner.due(Moment.UPDATE, step)
+            self._prepared, self._prepared_at = [], step
+            if due:
+                view = self._view(step, None, None, None, gradients, method)
+                view.gradient_scale = scale()
+                self._prepared = [probe for probe in due if self.runner.prepare(probe, view, again=again)]
+
+    def after_update(self, step: int, update: Update, gradients: bool = False) -> None:
+        """Measure the update w_t -> w_(t+1) that has just happened, and record it at step t.
+
+        Args:
+            step: Updates done before it, t.
+            update: What is known of it.
+            gradients: True if the parameters still hold its gradient, and it was not seen before.
+        """
+        if not self._guard.open:
+            return
+        with self._guard:
+            self.writer.add(step, self._facts.changed(update))
+            if self._prepared:
+                view = self._view(step, update.batch, update.examples, None, gradients, AT_STEP)
+                view.loss = update.loss
+                for probe in self._prepared:
+                    self.runner.measure(probe, view)
+            self._prepared = []
+            self.writer.count(update.examples)
+            self.step = step + 1
+            self._settle(step)
+
+    def _view(
+        self,
+        step: int,
+        batch: Any,
+        examples: int | None,
+        source: Callable[[], Source] | None,
+        gradients: bool = False,
+        method: str = "",
+    ) -> TrainingView:
+        seen = self.writer.seen
+
+        def isolate(work: Callable[[PureLoss], T]) -> T:
+            if source is None:
+                raise RuntimeError("the loss can only be evaluated while the weights are at rest: set moment = AT_REST")
+            return isolated(source(), work, batch)
+
+        def defer(values: Sequence[Tensor], build: Callable[[list[float]], list[Measurement]]) -> None:
+            self._readback.submit(values, lambda numbers: self.writer.add(step, map_checked(build(numbers)), seen))
+
+        parameters = self.parameters()
+        found = {name: p.grad for name, p in parameters.items() if p.grad is not None} if gradients else {}
+        return TrainingView(
+            step=step,
+            model=self.model,
+            optimizers=self.optimizers,
+            parameters=parameters,
+            isolate=isolate,
+            defer=defer,
+            batch=batch,
+            examples=examples,
+            gradients=found or None,
+            gradient_method=method,
+            hyperparameters=self._hyperparameters.by_scope,
+            full_batch=self._facts.full_batch,
+            dataset_size=self._facts.dataset_size,
+            precise=self._precise,
+        )
+
+    def _settle(self, step: int) -> None:
+        """Take in what devices have finished, record the overhead now and then, and hand everything over."""
+        self._readback.poll()
+        self.runner.poll()
+        now = time.perf_counter()
+        if now - self._told >= OVERHEAD_INTERVAL:
+            self._told = now
+            self.writer.add(step, self._costs())
+        self.writer.flush()
+
+    def _costs(self) -> list[Measurement]:
+        elapsed = self.runner.elapsed
+        bookkeeping = max(self._guard.seconds - self.runner.host, 0.0)
+        found = [Measurement("overhead", (bookkeeping + self.runner.governor.total) / elapsed)] if elapsed > 0 else []
+        return found + self.runner.costs_of_updates()
+
+    def finish(self, kind: str, message: str, timeout: float) -> None:
+        """Hand over everything and wait for its delivery for a bounded time.
+
+        Args:
+            kind: `run_finished` or `run_failed`.
+            message: What to say of it.
+            timeout: Seconds to wait.
+        """
+        with self._guard:
+            self._readback.drain()
+            self.runner.poll()
+            self.writer.add(self.step, self._costs())
+            self.writer.tell(kind, self.step, message, "info" if kind == "run_finished" else "error")
+        with self._guard:
+            self.writer.close(timeout)
+
+
+def map_checked(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Check every measurement; see `checked`."""
+    return [checked(measurement) for measurement in measurements]

@@ -1,0 +1,256 @@
+"""The journal of a model's Python state: everything a training step may write to besides parameters.
+
+A step may append to lists, count in dicts, keep hidden state, update metrics, step its own scheduler. The journal notes
+the attributes of every submodule and the contents of the containers in them, and puts them back. Tensors and arrays are
+never written to: before each evaluation they are replaced by copies ("twins"), so that the originals keep their values
+and their version counters whatever the step does in place.
+"""
+
+import collections
+import logging
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from learnmech.probes.isolation.rng import OWNED
+
+logger = logging.getLogger("learnmech.probes")
+
+DEPTH = 5
+"""Containers inside containers are followed so far: two levels beyond what was met in practice, dicts of lists of dicts
+of tensors."""
+
+WIDE = 10_000
+"""Containers with more elements are noted, but not searched: a vocabulary or a data set kept in a list."""
+
+LARGE = 64 * 2**20
+"""Plain tensors above this many bytes are not copied (a data set kept on the device); the canary watches them."""
+
+_FOREIGN = frozenset(
+    {"abc", "asyncio", "builtins", "concurrent", "functools", "importlib", "inspect", "io", "learnmech", "lightning",
+     "lightning_fabric", "lightning_utilities", "logging", "multiprocessing", "numpy", "pathlib", "pytorch_lightning",
+     "queue", "re", "socket", "ssl", "subprocess", "tempfile", "threading", "torch", "torchmetrics", "tqdm", "typing",
+     "urllib3", "wandb", "weakref", "_io", "_thread", "_weakref"}
+)  # fmt: skip
+"""Objects of these packages are no state of the model (a trainer, a logger, a lock). Modules and schedulers are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How to copy and refill one type of container, without going through a subclass's own methods."""
+
+    type: type
+    copy: Callable[[Any], Any]
+    refill: Callable[[Any, Any], None]
+    same: Callable[[Any, Any], bool]
+
+
+def _same_items(now: Any, then: Any) -> bool:
+    return len(now) == len(then) and all(a is b for a, b in zip(now, then, strict=True))
+
+
+def _same_dict(now: dict[Any, Any], then: dict[Any, Any]) -> bool:
+    return _same_items(dict.keys(now), then) and _same_items(dict.values(now), then.values())
+
+
+def _refill_dict(container: dict[Any, Any], content: dict[Any, Any]) -> None:
+    if isinstance(container, collections.OrderedDict):  # keeps its order apart from what dict keeps
+        collections.OrderedDict.clear(container)
+        collections.OrderedDict.update(container, content)
+    else:
+        dict.clear(container)
+        dict.update(container, content)
+
+
+def _refill_list(container: list[Any], content: list[Any]) -> None:
+    list.__setitem__(container, slice(None), content)
+
+
+def _refill_set(container: set[Any], content: set[Any]) -> None:
+    set.clear(container)
+    set.update(container, content)
+
+
+def _refill_deque(container: collections.deque[Any], content: list[Any]) -> None:
+    collections.deque.clear(container)
+    collections.deque.extend(container, content)
+
+
+_KINDS = (
+    _Kind(dict, lambda c: dict(dict.items(c)), _refill_dict, _same_dict),
+    _Kind(list, lambda c: list.__getitem__(c, slice(None)), _refill_list, _same_items),
+    _Kind(set, lambda c: set(set.__iter__(c)), _refill_set, lambda a, b: set.__eq__(a, b) is True),
+    _Kind(collections.deque, lambda c: list(collections.deque.__iter__(c)), _refill_deque, _same_items),
+)
+
+
+def _kind(value: Any) -> _Kind | None:
+    return next((kind for kind in _KINDS if isinstance(value, kind.type)), None)
+
+
+def _holds_threads(state: Mapping[str, Any]) -> bool:
+    """Tell whether an object works with other threads: its content may change behind our back and is left alone."""
+    near = {"threading", "_thread", "queue", "_queue", "multiprocessing", "concurrent", "socket", "asyncio"}
+    return any(type(value).__module__.partition(".")[0] in near for value in state.values())
+
+
+def _is_state_object(value: Any) -> bool:
+    """Tell whether `value` is an object of the user's (or a scheduler) whose attributes are state of the model."""
+    if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType):
+        return False
+    if not type(value).__dictoffset__ or _holds_threads(value.__dict__):
+        return False
+    module = type(value).__module__
+    if isinstance(value, types.SimpleNamespace) or module.startswith("torch.optim.lr_scheduler"):
+        return True
+    return module.partition(".")[0] not in _FOREIGN
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One container as it was, and the elements of it that hold tensors."""
+
+    container: Any
+    kind: _Kind
+    content: Any
+    numeric: bool = False
+
+
+class Journal:
+    """The Python state of `root` and its submodules at one moment.
+
+    Args:
+        root: The model.
+        twins: Returns tensors to stand in for others, by identity of the other: leaves for parameters, copies of
+            buffers. They are put in wherever the model holds a direct reference, and they are not copied.
+    """
+
+    def __init__(self, root: nn.Module, twins: Callable[[], Mapping[int, Tensor]] = dict) -> None:
+        self._twins = twins
+        self._known = frozenset(twins())
+        self._others: Mapping[int, Tensor] = {}
+        self._entries: list[_Entry] = []
+        self._seen: set[int] = set()
+        self.generators: list[Any] = []
+        self.aliased: list[tuple[str, Tensor]] = []
+        """Tensors too large to copy, with a name for each."""
+        self._work: list[nn.Module] = [root]
+        while self._work:
+            self._note_module(self._work.pop())
+
+    def _note_module(self, module: nn.Module) -> None:
+        for submodule in module.modules():
+            if id(submodule) not in self._seen:
+                self._seen.add(id(submodule))
+                self._visit(submodule.__dict__, 0, type(submodule).__name__)
+
+    def _visit(self, value: Any, depth: int, name: str) -> bool:
+        """Note what `value` holds; tell whether a tensor or array is in it, directly or through tuples."""
+        if isinstance(value, Tensor | np.ndarray):
+            return self._note_numbers(value, name)
+        if isinstance(value, nn.Module):
+            if id(value) not in self._seen:
+                self._work.append(value)  # kept in a list or an object: hidden from `modules()`
+            return False
+        if isinstance(value, OWNED):
+            if all(value is not other for other in self.generators):
+                self.generators.append(value)
+            return False
+        if isinstance(value, tuple):
+            found = [self._visit(item, depth + 1, name) for item in value] if depth <= DEPTH else []
+            return any(found)
+        kind = _kind(value)
+        if kind is not None:
+            self._note_container(value, kind, depth, name)
+        elif depth <= DEPTH and _is_state_object(value):
+            self._note_container(value.__dict__, _KINDS[0], depth, f"{name}.{type(value).__name__}")
+        return False
+
+    def _note_numbers(self, value: Any, name: str) -> bool:
+        if id(value) in self._known:
+            return True
+        if isinstance(value, Tensor) and is_lazy(value):
+            return False
+        if value.nbytes > LARGE:
+            if isinstance(value, Tensor):
+                self.aliased.append((f"a tensor of {name}", value))
+            return False
+        return True
+
+    def _note_container(self, container: Any, kind: _Kind, depth: int, name: str) -> None:
+        if id(container) in self._seen:
+            return
+        self._seen.add(id(container))
+        entry = _Entry(container, kind, kind.copy(container))
+        self._entries.append(entry)
+        if depth > DEPTH or len(entry.content) > WIDE:
+            return
+        if kind.type is dict:
+            found = [self._visit(item, depth + 1, f"{name}.{key}") for key, item in entry.content.items()]
+        else:
+            found = [self._visit(item, depth + 1, name) for item in entry.content]
+        entry.numeric = any(found)
+
+    def rewind(self) -> None:
+        """Put every container back as it was noted, with fresh twins in the place of tensors and arrays."""
+        twins = self._twins()
+        memo: dict[int, Any] = {key: self._others.get(id(twin), twin) for key, twin in twins.items()}
+        for entry in self._entries:
+            content = entry.content
+            if entry.numeric:
+                if entry.kind.type is dict:
+                    content = {key: _twin(value, memo) for key, value in content.items()}
+                else:
+                    content = entry.kind.type(_twin(value, memo) for value in content)
+            if not entry.kind.same(entry.container, content):
+                entry.kind.refill(entry.container, content)
+
+    @contextmanager
+    def standing_in(self, others: Mapping[int, Tensor]) -> Iterator[None]:
+        """Put in `others` instead of the twins, by identity of the twin, in every `rewind` until the end."""
+        self._others = others
+        try:
+            yield
+        finally:
+            self._others = {}
+
+    def restore(self) -> None:
+        """Put every container back as it was noted, originals in it; one that cannot be is reported."""
+        for entry in reversed(self._entries):
+            try:
+                if not entry.kind.same(entry.container, entry.content):
+                    entry.kind.refill(entry.container, entry.content)
+            except Exception as error:  # noqa: BLE001 (every other container must still be put back)
+                logger.error("could not put back a %s of the model: %r", entry.kind.type.__name__, error)
+
+
+def _twin(value: Any, memo: dict[int, Any]) -> Any:
+    """Return the stand-in of a tensor or array, of a tuple with such in it, or the value itself."""
+    if isinstance(value, tuple):
+        items = [_twin(item, memo) for item in value]
+        if _same_items(items, value):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if not isinstance(value, Tensor | np.ndarray):
+        return value
+    if id(value) not in memo:
+        if (isinstance(value, Tensor) and is_lazy(value)) or value.nbytes > LARGE:
+            return value
+        memo[id(value)] = _copy(value)
+    return memo[id(value)]
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    twin = value.detach().clone()
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(twin, requires_grad=value.requires_grad)
+    return twin.requires_grad_(value.requires_grad and (torch.is_floating_point(value) or torch.is_complex(value)))

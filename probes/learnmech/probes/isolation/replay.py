@@ -1,0 +1,132 @@
+"""The isolated replay: a pure loss, differentiable twice, with every side effect undone afterwards."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from learnmech.probes.curvature.contexts import twice_differentiable
+from learnmech.probes.isolation.batch import clone
+from learnmech.probes.isolation.batch import tensors as batch_tensors
+from learnmech.probes.isolation.canary import Canary, training_tensors
+from learnmech.probes.isolation.flag import probing
+from learnmech.probes.isolation.journal import Journal
+from learnmech.probes.isolation.leaves import StandIns
+from learnmech.probes.isolation.refusal import Refusal
+from learnmech.probes.isolation.rng import Streams, preserved
+from learnmech.probes.isolation.settings import optimizer_settings_kept, trainable_flags_kept
+from learnmech.probes.isolation.silence import REMEDY, silenced
+from learnmech.probes.isolation.source import Source, devices
+
+logger = logging.getLogger("learnmech.probes")
+
+T = TypeVar("T")
+
+
+class PureLoss:
+    """The loss as a pure function of fresh leaves and a batch, valid inside `isolated` only.
+
+    Every call starts from the state of the model, of its Python attributes and of the random streams at the beginning
+    of the measurement, so calls do not see one another.
+
+    Attributes:
+        leaves: One fresh leaf for each trainable parameter, by name: differentiate with respect to these.
+    """
+
+    def __init__(self, source: Source, leaves: dict[str, Tensor], journal: Journal, streams: Streams) -> None:
+        self.leaves = leaves
+        self._source = source
+        self._journal = journal
+        self._streams = streams
+
+    def __call__(self, batch: Any, *, draw: int = 0) -> Tensor:
+        """Compute the loss of `batch`, a scalar with a graph to the leaves.
+
+        Args:
+            batch: A batch as the training sees it; it is copied.
+            draw: Which randomness: 0 is what the training itself would draw next, any other number a fixed other draw.
+
+        Raises:
+            Refusal: The loss does not depend on any trainable parameter.
+        """
+        self._streams.draw(draw)
+        self._journal.rewind()
+        loss = self._source.evaluate(clone(batch))
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise Refusal("The loss does not depend differentiably on any trainable parameter.", REMEDY)
+        return loss
+
+    def at(self, parameters: Sequence[Tensor], work: Callable[[], T]) -> T:
+        """Run `work` while losses are evaluated at other parameters than the leaves.
+
+        Args:
+            parameters: One tensor for each leaf, in the order of `leaves`.
+            work: What to run; it may call this loss.
+        """
+        with self._journal.standing_in(dict(zip(map(id, self.leaves.values()), parameters, strict=True))):
+            return work()
+
+
+class _Inside(nn.Module):
+    """A module whose forward runs any function: `functional_call` keeps its swap up for a whole measurement then."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """Run `work`."""
+        return work()
+
+
+def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None) -> T:
+    """Run a measurement on a pure loss, and leave the training exactly as it was.
+
+    The whole of `work`, backward passes included, runs while the model holds stand-ins: activation checkpointing
+    computes the forward pass again during the backward pass, and must not meet the real buffers then.
+
+    Args:
+        source: Where the loss comes from.
+        work: The measurement: gets the pure loss, returns numbers or tensors of its own.
+        batch: The batch of the training step, if there is one: it is watched for writes.
+
+    Raises:
+        Refusal: The model cannot be isolated, or something was written to that belongs to the training.
+    """
+    model = source.model
+    canary = Canary(
+        (*training_tensors(model, source.optimizers), *(("batch", tensor) for tensor in batch_tensors(batch)))
+    )
+    with ExitStack() as stack:
+        stack.enter_context(probing())
+        stack.enter_context(optimizer_settings_kept(source.optimizers))
+        stack.enter_context(trainable_flags_kept(model))
+        stack.enter_context(silenced(model))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
+        stack.enter_context(twice_differentiable(model.modules()))
+        source.enter(stack)
+        result = _swapped(source, work, StandIns(model))
+    touched = canary.touched()
+    if touched:
+        names = ", ".join(touched[:3]) + (" and others" if len(touched) > 3 else "")
+        raise Refusal(f"The replay wrote to what belongs to the training: {names}.", REMEDY)
+    return result
+
+
+def _swapped(source: Source, work: Callable[[PureLoss], T], swap: StandIns) -> T:
+    def measure() -> T:
+        journal = Journal(source.model, swap.twins)
+        try:
+            with preserved(devices(source.model), journal.generators) as streams:
+                return work(PureLoss(source, swap.leaves, journal, streams))
+        finally:
+            journal.restore()
+
+    tensors = {f"model.{name}": tensor for name, tensor in swap.tensors.items()}
+    result: T = torch.func.functional_call(_Inside(source.model), tensors, (measure,), strict=False)
+    return result

@@ -1,0 +1,247 @@
+"""One attempt of a run under Lightning: translates hooks into the moments of the engine."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from learnmech.probes.context import WAITS, describe, waits_for_others
+from learnmech.probes.engine import Engine
+from learnmech.probes.facts import Update
+from learnmech.probes.isolation import FunctionSource, Refusal, Source, TrainingStepSource, refuse_unreplayable
+from learnmech.probes.pieces import count
+from learnmech.probes.run import new_run, open_mailbox
+from learnmech.probes.self_test import SelfTest
+from learnmech.probes.writer import Mailbox, Nowhere, Writer
+
+if TYPE_CHECKING:
+    from learnmech.probes.lightning import MechanicsMonitor
+
+logger = logging.getLogger("learnmech.probes")
+
+_WHOLE = ("SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy")
+"""Strategies whose processes hold whole parameters."""
+
+
+def _strategy(trainer: Any) -> str:
+    return type(trainer.strategy).__name__
+
+
+def _is_precise(trainer: Any, device: torch.device) -> bool:
+    """Tell whether the step computes in float32 or better throughout."""
+    if str(trainer.precision).startswith(("16", "bf16", "transformer-engine")):
+        return False
+    if device.type != "cuda":
+        return True
+    try:
+        return not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    except RuntimeError:  # torch refuses to answer where the newer settings of precision are in use
+        return False
+
+
+def _dataset_size(trainer: Any) -> int | None:
+    """Ask the training loader how many examples there are; its iterator is never touched."""
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    try:
+        return len(dataset) if dataset is not None else None
+    except Exception:  # noqa: BLE001 (an iterable data set has no length, and the user's __len__ may raise anything)
+        return None
+
+
+def _why_not_replayable(trainer: Any, module: nn.Module, has_loss: bool) -> str:
+    """Return why the loss cannot be evaluated in this set-up, '' if it can."""
+    if _strategy(trainer) not in _WHOLE:
+        return f"Under {_strategy(trainer)} parameters are sharded, and sharded curvature is not measured yet."
+    if trainer.world_size > 1 and not has_loss:
+        return (
+            "With several processes a replayed training_step could wait for a collective that the others do not enter. "
+            "Pass loss=, a function loss(model, batch) without collectives; it is measured on rank 0."
+        )
+    if waits_for_others(module):
+        return WAITS
+    if has_loss:
+        return ""
+    try:
+        refuse_unreplayable(module)
+    except Refusal as refusal:
+        return str(refusal)
+    return ""
+
+
+def _precision_context(trainer: Any) -> Any:
+    return trainer.precision_plugin.train_step_context()
+
+
+class Attempt:
+    """One attempt: from `on_train_start` to the end of the fit.
+
+    Args:
+        engine: Measures.
+        progress: Identity of the run, as it goes into checkpoints.
+        loss: The user's loss function, if there is one.
+    """
+
+    def __init__(self, engine: Engine, progress: Mapping[str, Any], loss: Callable[[Any, Any], Tensor] | None) -> None:
+        self.engine = engine
+        self._identity = dict(progress)
+        self._loss = loss
+        self._step = -1
+        self._losses: list[Tensor] = []
+        self._examples: list[int | None] = []
+        self._seen_gradient = False
+
+    def progress(self) -> dict[str, Any]:
+        """Return the identity of the run and how far it is: plain values only."""
+        return self._identity | {"step": self.engine.step, "samples": self.engine.writer.seen}
+
+    def batch_start(self, trainer: Any, module: nn.Module, batch: Any, index: int) -> None:
+        """Measure at rest, at the first micro-batch of an update, from step 1 on."""
+        step = trainer.global_step
+        if step == self._step:
+            return
+        self._step, self._losses, self._examples, self._seen_gradient = step, [], [], False
+        if step > 0:  # kernels are chosen by the training itself first
+            self.engine.at_rest(step, batch, count(batch), lambda: self._source(trainer, module, index))
+
+    def _source(self, trainer: Any, module: nn.Module, index: int) -> Source:
+        if self._loss is None:
+            return TrainingStepSource(module, trainer, index)
+        return FunctionSource(module, self._loss, trainer.optimizers, lambda: _precision_context(trainer))
+
+    def after_backward(self, trainer: Any) -> None:
+        """Finish the self-test with the gradient of the first micro-batch."""
+        self.engine.after_backward(self._step, lambda: float(_loss_scale(trainer)) / trainer.accumulate_grad_batches)
+
+    def before_optimizer_step(self, trainer: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Prepare the measurement of the update; a closure that is called several times counts once."""
+        if self._seen_gradient:
+            return
+        self._seen_gradient = True
+        # a fused optimizer takes the loss scale out of the gradient itself, later
+        scaled = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.engine.before_update(self._step, scale=lambda: _loss_scale(trainer) if scaled else 1.0)
+
+    def batch_end(self, trainer: Any, outputs: Any, batch: Any) -> None:
+        """Count a micro-batch; measure the update if it was the last of one."""
+        automatic = trainer.lightning_module.automatic_optimization
+        divided = trainer.accumulate_grad_batches if automatic else 1
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self._losses.append(loss.detach() * divided)
+        self._examples.append(count(batch))
+        self.engine.disarm()
+        if trainer.global_step == self._step:
+            return
+        known = [number for number in self._examples if number is not None]
+        total = sum(known) * trainer.world_size if known and len(known) == len(self._examples) else None
+        mean = torch.stack(self._losses).mean() if self._losses else None
+        update = Update(mean, batch, total, self._examples[-1], len(self._examples))
+        self.engine.after_update(self._step, update)
+
+    def end(self, exception: BaseException | None) -> None:
+        """End the attempt."""
+        step = self.engine.step
+        if exception is None:
+            self.engine.finish("run_finished", f"finished at step {step}", timeout=5.0)
+        else:
+            message = f"{type(exception).__name__} at step {step}: {exception}"[:500]
+            self.engine.finish("run_failed", message, timeout=5.0)
+
+
+def _loss_scale(trainer: Any) -> float | Tensor:
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None:
+        return 1.0
+    scale = scaler._get_scale_async()  # noqa: SLF001 (the public get_scale waits for the device)
+    return 1.0 if scale is None else scale
+
+
+def _mailbox(monitor: "MechanicsMonitor", trainer: Any, run: Any, attempt: int, step: int) -> Mailbox:
+    if trainer.fast_dev_run:
+        logger.info("learnmech measures, but keeps nothing of a fast_dev_run")
+        return Nowhere()
+    return open_mailbox(run, monitor.sink, attempt=attempt, start_step=step)
+
+
+def begin(
+    monitor: "MechanicsMonitor", trainer: Any, module: nn.Module, progress: Mapping[str, Any], *, loaded: bool
+) -> Attempt | None:
+    """Begin an attempt: a new run, or the next attempt of the run in `progress` if the trainer goes on with it.
+
+    Args:
+        monitor: The callback with its settings.
+        trainer: The trainer.
+        module: The LightningModule.
+        progress: Identity of an earlier attempt, if there was one.
+        loaded: True if `progress` comes from the checkpoint that the trainer resumes from.
+
+    Returns:
+        The attempt; None where nothing is to be measured (barebones mode, ranks other than 0).
+    """
+    if getattr(trainer, "barebones", False):
+        logger.info("learnmech measures nothing under Trainer(barebones=True)")
+        return None
+    if trainer.global_rank != 0:
+        return None
+    step = trainer.global_step
+    goes_on = bool(progress.get("run_id")) and (loaded or step >= int(progress.get("step", 0)) > 0)
+    attempt = int(progress["attempt"]) + 1 if goes_on else 0
+    context = describe(module, trainer.optimizers) | _trainer_context(trainer)
+    run = new_run(
+        monitor.run,
+        monitor.project,
+        monitor.tags,
+        context,
+        run_id=progress["run_id"] if goes_on else None,
+        created=progress.get("created") if goes_on else None,
+    )
+    samples = progress.get("samples", 0) if goes_on else 0
+    writer = Writer(_mailbox(monitor, trainer, run, attempt, step), monitor.tokens_per_sample, samples=samples or 0)
+    writer.counts_samples = samples is not None
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    precise = _is_precise(trainer, device)
+    refusal = _why_not_replayable(trainer, module, monitor.loss is not None)
+    engine = Engine(
+        module,
+        trainer.optimizers,
+        monitor.probes,
+        writer,
+        budget=monitor.budget,
+        declared_full_batch=monitor.full_batch,
+        dataset_size=monitor.dataset_size or _dataset_size(trainer),
+        start_step=step,
+        self_test=SelfTest(precise=precise) if monitor.loss is None else None,
+        precise=precise,
+        strict=monitor.strict,
+    )
+    writer.tell("run_started", step, f"attempt {attempt} from step {step}", attempt=attempt)
+    if refusal:
+        engine.refuse_replays(step, refusal)
+    identity = {"version": 1, "run_id": run.id, "created": run.created, "attempt": attempt}
+    return Attempt(engine, identity, monitor.loss)
+
+
+def _trainer_context(trainer: Any) -> dict[str, Any]:
+    """Describe the trainer: what laws and readers need, in JSON values."""
+    context: dict[str, Any] = {
+        "framework": "lightning",
+        "lightning": _version(trainer),
+        "precision": str(trainer.precision),
+        "strategy": _strategy(trainer),
+        "world_size": trainer.world_size,
+        "gradient_clip": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm if trainer.gradient_clip_val else None,
+        "max_steps": trainer.max_steps,
+        "max_epochs": trainer.max_epochs,
+        "fast_dev_run": bool(trainer.fast_dev_run),
+        "overfit_batches": trainer.overfit_batches or None,
+    }
+    return {key: value for key, value in context.items() if value is not None}
+
+
+def _version(trainer: Any) -> str:
+    package = sys.modules.get(type(trainer).__module__.partition(".trainer")[0])
+    return str(getattr(package, "__version__", "unknown"))

@@ -1,0 +1,131 @@
+"""What a probe is, and what it may see of the training."""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from learnmech.probes.isolation import PureLoss
+from learnmech.probes.schedule import Schedule
+from learnmech.wire import Measurement
+
+T = TypeVar("T")
+
+
+class Moment(enum.StrEnum):
+    """When in a step a probe measures."""
+
+    AT_REST = "at_rest"
+    """Between updates: the weights w_t and a batch; recorded at step t."""
+    UPDATE = "update"
+    """Across an update: prepared at w_t with its gradient, measured at w_(t+1); recorded at step t."""
+
+
+class Isolate(Protocol):
+    """Runs a measurement on a pure loss, with every side effect undone."""
+
+    def __call__(self, work: Callable[[PureLoss], T]) -> T:
+        """Run `work`; see `learnmech.probes.isolation.isolated`."""
+        ...
+
+
+@dataclass(slots=True)
+class TrainingView:
+    """What a probe may see of the training at one moment. All of it is for reading only.
+
+    Attributes:
+        step: Optimizer updates done at the weights concerned: what the measurements will be recorded at.
+        model: The model.
+        optimizers: Its optimizers.
+        parameters: The trainable parameters by name; a tied one once.
+        batch: The batch about to be used (Lightning) or just used (Recorder).
+        examples: How many examples it holds, where that can be told.
+        isolate: Runs work on a pure loss of the model; the only way to evaluate it.
+        gradients: The complete gradient of the step by name, while there is one; None otherwise.
+        gradient_method: How the gradient was seen, if not before clipping.
+        gradient_scale: What the gradient is still multiplied by (a loss scale not yet taken out).
+        loss: The loss of the step as the trainer computed it.
+        hyperparameters: Learning rate, weight decay, ... in force for each measured tensor, by its name.
+        defer: Takes tensors to read without waiting for the device, and a function from their elements to measurements.
+        full_batch: 1.0 if every step sees the same whole training set, 0.0 if not, None if it is not known yet.
+        dataset_size: Number of training examples, where known.
+        precise: False where half-precision arithmetic is in the training step.
+    """
+
+    step: int
+    model: nn.Module
+    optimizers: Sequence[Optimizer]
+    parameters: Mapping[str, Tensor]
+    isolate: Isolate
+    defer: Callable[[Sequence[Tensor], Callable[[list[float]], list[Measurement]]], None]
+    batch: Any = None
+    examples: int | None = None
+    gradients: Mapping[str, Tensor] | None = None
+    gradient_method: str = ""
+    gradient_scale: Tensor | float = 1.0
+    loss: Tensor | float | None = None
+    hyperparameters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    full_batch: float | None = None
+    dataset_size: int | None = None
+    precise: bool = True
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Measures something at its due steps. A probe of your own needs no more than this; `BaseProbe` has the defaults.
+
+    Attributes:
+        name: Identifies the probe in `probe_cost` and in events; unique among the probes of a run.
+        schedule: When it is due; None leaves that to the budget.
+    """
+
+    name: str
+    schedule: Schedule | None
+
+    def measure(self, view: TrainingView) -> list[Measurement]:
+        """Measure now."""
+        ...
+
+
+class BaseProbe:
+    """Defaults for probes.
+
+    Args:
+        schedule: When to measure, such as `every(20)`; None leaves it to the budget.
+        name: Name, if not the class's own: needed for two probes of one class.
+    """
+
+    default_name: ClassVar[str] = "probe"
+    observables: ClassVar[tuple[str, ...]] = ()
+    """What it measures: recorded with a status and a reason when it cannot be had."""
+    moment: ClassVar[Moment] = Moment.AT_REST
+    replays: ClassVar[bool] = False
+    """True if it evaluates the loss, so that a training step that cannot be replayed rules it out."""
+
+    def __init__(self, schedule: Schedule | None = None, *, name: str | None = None) -> None:
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise TypeError(
+                f"{type(self).__name__}(schedule={schedule!r}): expected every(n) from learnmech.probes, or None to "
+                "let the budget decide"
+            )
+        self.schedule = schedule
+        self.name = name or self.default_name
+
+    def reset(self) -> None:
+        """Forget earlier measurements: a new run begins."""
+
+    def prepare(self, view: TrainingView) -> None:
+        """Look at the weights and gradients before an update that will be measured (`Moment.UPDATE` only)."""
+
+    def measure(self, view: TrainingView) -> list[Measurement]:
+        """Measure now."""
+        raise NotImplementedError(f"{type(self).__name__} does not define measure(view)")
+
+
+def measured_tensors(parameters: Mapping[str, Tensor], limit: int = 32) -> list[str]:
+    """Name the tensors that are measured one by one: the `limit` largest with two or more dimensions, largest first."""
+    matrices = [name for name, p in parameters.items() if p.dim() >= 2]
+    return sorted(matrices, key=lambda name: -parameters[name].numel())[:limit]

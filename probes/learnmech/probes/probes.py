@@ -1,0 +1,42 @@
+"""The probes of a run: the default set, and what a user's list must satisfy."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from learnmech.probes.gradient_noise import GradientNoiseScale
+from learnmech.probes.probe import Probe
+from learnmech.probes.sharpness import Sharpness
+from learnmech.probes.vitals import Vitals
+from learnmech.probes.weight_dynamics import WeightDynamics
+
+
+def default_probes() -> list[Probe]:
+    """Return the probes of a run that names none: each as often as the budget allows."""
+    return [Sharpness(), GradientNoiseScale(), WeightDynamics()]
+
+
+def probe_set(probes: Iterable[Probe] | None) -> list[Probe]:
+    """Return the probes of a run, with `Vitals` among them.
+
+    Raises:
+        TypeError: Something is not a probe.
+        ValueError: Two probes have one name.
+    """
+    found = default_probes() if probes is None else list(probes)
+    for probe in list[Any](found):
+        if isinstance(probe, type) or not isinstance(probe, Probe):
+            came = f"the class {probe.__name__}" if isinstance(probe, type) else repr(probe)
+            raise TypeError(
+                f"probes holds {came}; expected probes such as [Sharpness(every(20)), WeightDynamics()]: objects with "
+                "name, schedule and measure(view)"
+            )
+    if not any(isinstance(probe, Vitals) for probe in found):
+        found.append(Vitals())
+    twice = [name for name, count in Counter(probe.name for probe in found).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"two probes are called {twice[0]!r}; expected unique names: give one of them name=..., such as "
+            f"name={twice[0] + '_2'!r}"
+        )
+    return found

@@ -1,0 +1,264 @@
+"""`Recorder`: measures any training loop."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from learnmech.probes.budget import checked_budget
+from learnmech.probes.context import WAITS, describe, distributed, waits_for_others
+from learnmech.probes.engine import AT_STEP, Engine
+from learnmech.probes.facts import Update
+from learnmech.probes.isolation import FunctionSource, LossFunction
+from learnmech.probes.isolation.source import unwrapped
+from learnmech.probes.pieces import count
+from learnmech.probes.probe import Probe
+from learnmech.probes.probes import probe_set
+from learnmech.probes.run import DEFAULT_SINK, new_run, open_mailbox
+from learnmech.probes.writer import Writer
+
+logger = logging.getLogger("learnmech.probes")
+
+
+class Recorder:
+    """Measures a training loop that calls it after each update.
+
+    >>> import torch
+    >>> model, x = torch.nn.Linear(2, 1), torch.ones(8, 2)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> def loss_fn(model, batch):
+    ...     return model(batch).square().mean()
+    >>> with Recorder(model, optimizer, loss_fn, sink="spool:measurements") as recorder:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         loss = loss_fn(model, x)
+    ...         loss.backward()
+    ...         recorder.after_backward(x)
+    ...         optimizer.step()
+    ...         recorder.after_step(x, loss)
+    >>> recorder.step
+    3
+
+    Weights, gradients, optimizer, buffers, random streams and training flags are left bit for bit as they were, and no
+    failure of a measurement reaches the loop. What is wrong with the arguments is raised, at once. In distributed
+    training rank 0 measures, on its own batches; `loss_fn` must not enter a collective then.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        loss_fn: `loss_fn(model, batch)`, the scalar mean loss of a batch, with any autocast inside; it may change
+            nothing but the model's own state.
+        probes: What to measure; None for `[Sharpness(), GradientNoiseScale(), WeightDynamics()]`.
+        sink: URL of where measurements go: `sqlite:///file`, `postgresql://...`, `http://host:8765`, `spool:folder`.
+        run: Name of the run; None makes one.
+        project: Project it belongs to.
+        budget: Share of the run's time that probes without a schedule may take.
+        tags: Free labels.
+        full_batch: Whether every step sees the same whole training set; None to find out.
+        dataset_size: Number of training examples.
+        tokens_per_sample: Tokens in one example, to count tokens.
+        accumulation: Micro-batches per update; found out if `after_backward` is called for each of them.
+        strict: True to raise what is otherwise recorded; for tests.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: LossFunction,
+        probes: Iterable[Probe] | None = None,
+        *,
+        sink: str = DEFAULT_SINK,
+        run: str | None = None,
+        project: str | None = None,
+        budget: float = 0.01,
+        tags: Mapping[str, str] | None = None,
+        full_batch: bool | None = None,
+        dataset_size: int | None = None,
+        tokens_per_sample: int | None = None,
+        accumulation: int = 1,
+        strict: bool = False,
+    ) -> None:
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
+        if accumulation < 1:
+            raise ValueError(f"accumulation is {accumulation!r}; expected the micro-batches per update, from 1 on")
+        self.step = 0
+        self._model = unwrapped(model)
+        self._optimizer = optimizer
+        self._loss_fn = loss_fn
+        self._probes = probe_set(probes)
+        self._sink = sink
+        self._identity = (run, project, dict(tags or {}))
+        self._budget = checked_budget(budget)
+        self._full_batch = full_batch
+        self._dataset_size = dataset_size
+        self._tokens_per_sample = tokens_per_sample
+        self._accumulation = accumulation
+        self._strict = strict
+        self._resumed: dict[str, Any] = {}
+        self._engine: Engine | None = None
+        self._hook: Any = None
+        self._micro_batches: list[int | None] = []
+        self._prepared = False
+
+    def __enter__(self) -> Self:
+        """Begin the run, or go on with a loaded one."""
+        self._begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run: deliver what is left, for a few seconds at most. An exception of the loop passes."""
+        self.close(error)
+
+    def _begin(self) -> None:
+        rank, world_size = distributed()
+        if rank != 0:
+            return  # weights and loss are alike on all ranks: one measures
+        run, project, tags = self._identity
+        context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
+        info = new_run(
+            run,
+            project,
+            tags,
+            context,
+            run_id=self._resumed.get("run_id"),
+            created=self._resumed.get("created"),
+        )
+        self.run_id = info.id
+        self._created = info.created
+        self._attempt = int(self._resumed.get("attempt", -1)) + 1
+        mailbox = open_mailbox(info, self._sink, attempt=self._attempt, start_step=self.step)
+        samples = self._resumed.get("samples", 0)
+        writer = Writer(mailbox, self._tokens_per_sample, samples=samples or 0)
+        writer.counts_samples = samples is not None
+        self._engine = Engine(
+            self._model,
+            [self._optimizer],
+            self._probes,
+            writer,
+            budget=self._budget,
+            declared_full_batch=self._full_batch,
+            dataset_size=self._dataset_size,
+            start_step=self.step,
+            strict=self._strict,
+        )
+        writer.tell("run_started", self.step, f"attempt {self._attempt} from step {self.step}", attempt=self._attempt)
+        if waits_for_others(self._model):
+            self._engine.refuse_replays(self.step, WAITS)
+        if hasattr(self._optimizer, "register_step_pre_hook"):
+            self._hook = self._optimizer.register_step_pre_hook(self._before_step)
+        else:
+            self._prepare_next()
+
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See weights, gradient and hyperparameters of an update right before it is made."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
+        if not self._prepared:
+            # a closure computes the gradient inside the step: what is there now belongs to the step before
+            self._prepare(gradients=closure is None, method=AT_STEP)
+
+    def _prepare(self, *, gradients: bool, method: str = "") -> None:
+        if self._engine is not None:
+            self._engine.before_update(self.step, gradients, method)
+            self._prepared = True
+
+    def _prepare_next(self) -> None:
+        """Prepare the next update now: with an optimizer that has no hooks, nothing tells when it begins."""
+        self._prepare(gradients=False)
+        self._prepared = False
+
+    def after_backward(self, batch: Any) -> None:
+        """Tell that the gradient of a batch is complete, unscaled and not clipped yet: optional, but exact.
+
+        With accumulation, call it for each micro-batch: examples are counted here, the gradient is the last call's.
+
+        Args:
+            batch: The batch or micro-batch.
+        """
+        if self._engine is None:
+            return
+        self._micro_batches.append(count(batch))
+        self._prepare(gradients=True)
+
+    def after_step(self, batch: Any, loss: Tensor | float | None = None) -> None:
+        """Tell that the weights were updated, and measure what is due.
+
+        Args:
+            batch: The batch of the update, or its last micro-batch.
+            loss: Its loss as the loop computed it, if it is at hand.
+        """
+        engine = self._engine
+        if engine is None:
+            self.step += 1
+            return
+        examples = count(batch)
+        update = self._update(batch, examples, loss)
+        engine.after_update(self.step, update, gradients=not self._prepared)
+        self._micro_batches, self._prepared = [], False
+        self.step += 1
+        if self._hook is None:
+            self._prepare_next()
+        engine.at_rest(self.step, batch, examples, self._source)
+
+    def _update(self, batch: Any, examples: int | None, loss: Tensor | float | None) -> Update:
+        detached = loss.detach() if isinstance(loss, Tensor) else loss
+        accumulation = max(len(self._micro_batches), self._accumulation)
+        if len(self._micro_batches) > 1:
+            known = [number for number in self._micro_batches if number is not None]
+            total = sum(known) if len(known) == len(self._micro_batches) else None
+        else:
+            total = None if examples is None else examples * accumulation
+        return Update(detached, batch, total, examples, accumulation)
+
+    def _source(self) -> FunctionSource:
+        return FunctionSource(self._model, self._loss_fn, [self._optimizer])
+
+    def close(self, error: BaseException | None = None, timeout: float = 5.0) -> None:
+        """End the run; the `with` statement does it.
+
+        Args:
+            error: The exception that ended the loop, if one did.
+            timeout: Seconds to wait for delivery at most.
+        """
+        engine, self._engine = self._engine, None
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if engine is None:
+            return
+        if error is None:
+            engine.finish("run_finished", f"finished at step {self.step}", timeout)
+        else:
+            engine.finish("run_failed", f"{type(error).__name__} at step {self.step}: {error}"[:500], timeout)
+        self._resumed = self._progress(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs for the run to go on as the same run: plain values only."""
+        return dict(self._resumed) if self._engine is None else self._progress(self._engine)
+
+    def _progress(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "run_id": self.run_id,
+            "created": self._created,
+            "attempt": self._attempt,
+            "step": self.step,
+            "samples": engine.writer.seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the run of a checkpoint; call it before the run begins.
+
+        Raises:
+            RuntimeError: The run has begun.
+        """
+        if self._engine is not None:
+            raise RuntimeError("the run has begun; call load_state_dict before `with recorder:`")
+        self._resumed = dict(state)
+        self.step = int(state.get("step", 0))

@@ -1,0 +1,116 @@
+"""What the engine writes to: frames by step, to an outbox that never raises, or to nothing at all."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from learnmech.wire import Event, Measurement
+
+logger = logging.getLogger("learnmech.probes")
+
+
+class Mailbox(Protocol):
+    """The part of an outbox that the engine uses; see `learnmech.probes.delivery.Outbox`."""
+
+    def put(
+        self,
+        step: int,
+        measurements: Sequence[Measurement] = (),
+        events: Sequence[Event] = (),
+        *,
+        samples: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """Take one frame."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Deliver what is left, for at most `timeout` seconds."""
+
+
+class Nowhere:
+    """A mailbox that keeps nothing: for dry runs, and for ranks that do not write."""
+
+    def put(
+        self,
+        step: int,
+        measurements: Sequence[Measurement] = (),
+        events: Sequence[Event] = (),
+        *,
+        samples: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """Forget the frame."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Do nothing."""
+
+
+class Writer:
+    """Gathers what belongs to one step into as few frames as possible, with the progress of the run on each.
+
+    Args:
+        mailbox: Where frames go.
+        tokens_per_sample: Tokens in one example, None if the run does not count tokens.
+        samples: Examples seen before this attempt.
+    """
+
+    def __init__(self, mailbox: Mailbox, tokens_per_sample: int | None = None, samples: int = 0) -> None:
+        self._mailbox = mailbox
+        self._tokens_per_sample = tokens_per_sample
+        self._pending: dict[tuple[int, int | None], tuple[list[Measurement], list[Event]]] = {}
+        self.samples = samples
+        self.counts_samples = True
+        """False once a batch came whose examples cannot be counted."""
+
+    @property
+    def seen(self) -> int | None:
+        """Examples seen so far, None where they cannot be counted."""
+        return self.samples if self.counts_samples else None
+
+    def count(self, examples: int | None) -> None:
+        """Add the examples of one update."""
+        if examples is None:
+            self.counts_samples = False
+        else:
+            self.samples += examples
+
+    def add(self, step: int, measurements: Sequence[Measurement] = (), seen: int | None = None) -> None:
+        """Gather measurements of a step.
+
+        Args:
+            step: The step.
+            measurements: The measurements.
+            seen: Examples seen at that step; None for now.
+        """
+        if measurements:
+            self._entry(step, seen)[0].extend(measurements)
+
+    def tell(
+        self,
+        kind: str,
+        step: int,
+        message: str,
+        severity: Literal["info", "warning", "error"] = "info",
+        **data: Any,
+    ) -> None:
+        """Gather an event."""
+        event = Event(kind, step, time.time(), message[:2000], severity, data)
+        self._entry(step, None)[1].append(event)
+
+    def _entry(self, step: int, seen: int | None) -> tuple[list[Measurement], list[Event]]:
+        return self._pending.setdefault((step, self.seen if seen is None else seen), ([], []))
+
+    def flush(self) -> None:
+        """Hand everything gathered to the mailbox."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, {}
+        for (step, seen), (measurements, events) in pending.items():
+            tokens = None if seen is None or self._tokens_per_sample is None else seen * self._tokens_per_sample
+            self._mailbox.put(step, measurements, events, samples=seen, tokens=tokens)
+
+    def close(self, timeout: float) -> None:
+        """Hand everything over and wait for its delivery for a bounded time."""
+        self.flush()
+        self._mailbox.close(timeout)
