@@ -111,6 +111,19 @@ def recorded():
 
 
 @pytest.fixture
+def spool(tmp_path, recorded):
+    """`spool.url` for a recorder or a monitor, `spool()` for what it recorded."""
+
+    class Spool:
+        url = f"spool:{tmp_path}/spool"
+
+        def __call__(self):
+            return recorded(tmp_path / "spool")
+
+    return Spool()
+
+
+@pytest.fixture
 def picklable():
     """`picklable(value)`: the value after a pickle and an unpickle."""
 

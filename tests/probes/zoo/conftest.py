@@ -1,7 +1,10 @@
 """The zoo: small LightningModules, each nasty in one way, and a harness that trains one with and without the monitor.
 
-`witness` hooks come after the monitor's own and hash everything that a measurement could change, at every hook of every
-step; two runs are the same if the two lists of hashes are.
+A training with every probe at every step is bit for bit the training without the monitor. Each module of the zoo keeps
+state in another place that a replayed training step writes to. Compared are weights, gradients, buffers, optimizer
+state, training flags, all random streams, Python state and callback metrics at four hooks of every step, and every row
+that was logged: `witness` hooks come after the monitor's own and hash everything that a measurement could change; two
+runs are the same if the two lists of hashes are.
 """
 
 import random
@@ -14,6 +17,8 @@ import torch
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+from learnmech.probes.lightning import MechanicsMonitor
 
 EXAMPLES, FEATURES, BATCH = 48, 6, 8
 
@@ -170,6 +175,52 @@ def same():
         assert plain.direct == monitored.direct
 
     return check
+
+
+@pytest.fixture
+def monitored(train, same, eager_probes, recorded, tmp_path):
+    """Train a module without and with the monitor, compare, and return what was recorded."""
+
+    def run(make, *, probes=None, monitor=None, **settings):
+        plain = train(make, **settings)
+        assert plain.error is None, plain.error
+        watcher = monitor or MechanicsMonitor(probes or eager_probes(), sink=f"spool:{tmp_path}/spool")
+        watched = train(make, watcher, **settings)
+        assert watched.error is None, watched.error
+        same(plain, watched)
+        return recorded(tmp_path / "spool")
+
+    return run
+
+
+def _passed(run):
+    """Assert that the replay was found true, and that curvature and noise were measured without a failure."""
+    tests = run.of_kind("self_test")
+    assert [event.severity for event in tests] == ["info"], [event.message for event in tests]
+    assert not run.of_kind("probe_failed"), run.of_kind("probe_failed")[0].data["traceback"]
+    assert len(run.all("sharpness")) >= 3
+    assert len(run.all("noise_trace")) >= 3
+    assert len(run.all("update_norm")) >= 3
+
+
+def _refused(run, *words):
+    """Assert that probes which evaluate the loss were refused with a reason, and the others went on."""
+    (sharpness,) = run.all("sharpness")
+    assert sharpness[1].status == "unsupported"
+    assert all(word in sharpness[1].reason for word in words), sharpness[1].reason
+    assert len(run.all("update_norm")) >= 3
+
+
+@pytest.fixture
+def passed():
+    """`passed(run)`: assert that the replay was found true and nothing failed."""
+    return _passed
+
+
+@pytest.fixture
+def refused():
+    """`refused(run, *words)`: assert that the replay was refused for a reason with these words."""
+    return _refused
 
 
 @pytest.fixture

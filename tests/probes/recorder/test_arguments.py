@@ -1,0 +1,30 @@
+"""Wrong arguments are said at once, in words that name the remedy."""
+
+import pytest
+import torch
+
+from learnmech.probes import GradientNoiseScale, Recorder, Sharpness, every
+
+
+def loss_fn(model, batch):
+    return model(batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m, o: Recorder(m, o, loss_fn, [Sharpness]), "the class Sharpness"),
+        (lambda m, o: Recorder(m, o, loss_fn, [Sharpness(), Sharpness()]), "unique names"),
+        (lambda m, o: Recorder(m, o, "loss"), "loss_fn is 'loss'"),
+        (lambda m, o: Recorder(m, o, loss_fn, [Sharpness(20)]), r"every\(n\)"),
+        (lambda m, o: Recorder(m, o, loss_fn, budget=2.0), "share of the run's time"),
+        (lambda m, o: Recorder(m, o, loss_fn, accumulation=0), "micro-batches"),
+        (lambda m, o: every(0), "expected a whole number"),
+        (lambda m, o: Sharpness(tol=2.0), "relative residual"),
+        (lambda m, o: GradientNoiseScale(window=1), "2 measurements"),
+    ],
+)
+def test_wrong_arguments_are_said_at_once(make, message, quartic):
+    model = quartic.model()
+    with pytest.raises((TypeError, ValueError), match=message):
+        make(model, torch.optim.SGD(model.parameters(), lr=0.1))
