@@ -3,7 +3,8 @@
     make bench
 
 Steps with and without the recorder alternate in blocks within one process, so that a drift of the machine's speed hits
-both alike; the median over blocks is reported. The first use of each probe (graph warm-up, cold Lanczos) is apart.
+both alike; the median over blocks is reported. The first use of each probe (graph warm-up, cold Lanczos) is apart. A budget of 0
+keeps unscheduled probes out.
 """
 
 import argparse
@@ -117,13 +118,14 @@ def compare(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     plain, recorded, first = [], [], 0.0
     block = CHEAP if probe is None or isinstance(probe, WeightDynamics) else DEAR
+    rounds = 3 * BLOCKS if probe is None else BLOCKS
     with tempfile.TemporaryDirectory() as folder:
         probes = [probe] if probe is not None else [WeightDynamics(every(10**9, start=10**9))]
-        with Recorder(model, optimizer, loss_fn, probes, sink=f"spool:{folder}") as recorder:
+        with Recorder(model, optimizer, loss_fn, probes, sink=f"spool:{folder}", budget=0) as recorder:
             for _ in range(5):
                 train(model, batch, optimizer, None)
             first = seconds(lambda: [train(model, batch, optimizer, recorder) for _ in range(3)] and None)
-            for _ in range(BLOCKS):
+            for _ in range(rounds):
                 plain.append(seconds(lambda: [train(model, batch, optimizer, None) for _ in range(block)] and None))
                 recorded.append(
                     seconds(lambda: [train(model, batch, optimizer, recorder) for _ in range(block)] and None)
