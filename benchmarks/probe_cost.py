@@ -3,8 +3,8 @@
     make bench
 
 Steps with and without the recorder alternate in blocks within one process, so that a drift of the machine's speed hits
-both alike; the median over blocks is reported. The first use of each probe (graph warm-up, cold Lanczos) is apart. A budget of 0
-keeps unscheduled probes out.
+both alike; the median over blocks is reported. The first use of each probe (graph warm-up, cold Lanczos) is apart.
+A budget of 0 keeps unscheduled probes out.
 """
 
 import argparse
