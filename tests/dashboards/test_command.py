@@ -41,3 +41,10 @@ def test_list_shows_every_panel() -> None:
     table = RUNNER.invoke(app, ["list"], env={"COLUMNS": "200"}).output
     assert [row["id"] for row in rows][:3] == ["edge_of_stability", "gradient_noise_scale", "rotational_equilibrium"]
     assert all(row["title"] in table for row in rows)
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = RUNNER.invoke(app, ["build", str(tmp_path / "file")])
+    assert outcome.exit_code == 1
+    assert "expected a folder that this user may write to" in outcome.output

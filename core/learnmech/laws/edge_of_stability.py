@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from learnmech.laws.law import Band, Law, Prediction, State, not_applicable
-from learnmech.laws.optimizers import ADAM, ADAMW, RMSPROP, SGD, clipping, optimizer_name
+from learnmech.laws.optimizers import ADAM, ADAMW, RMSPROP, SGD, clipping, maximizes, optimizer_name
 from learnmech.laws.verdict import Verdict
 
 MINIMUM_BATCH = 256
@@ -103,6 +103,8 @@ class EdgeOfStability(Law):
         """Return the first precondition that fails, '' when all hold."""
         if clipping(state.context) is not None:
             return f"Gradients are clipped at {clipping(state.context):g}: the threshold assumes the plain update."
+        if maximizes(state.context):
+            return "The optimizer maximizes: the edge is a law of descent."
         deterministic, full_batch = state.get("deterministic_loss"), state.get("full_batch")
         if deterministic is None:
             return "Not known whether the loss is deterministic; the Sharpness probe records it."
@@ -138,7 +140,11 @@ class EdgeOfStability(Law):
         coupled = not state.get("decoupled_weight_decay")
         if optimizer in SGD:
             return self._sgd(state, rate, decay)
-        if decay is None or (decay and coupled):
+        if decay is None and "weight_decay" in state.values and not coupled:
+            decay = 0.0  # groups differ; decoupled decay lowers the edge by eta lambda / 2 of it, far below the band
+        if decay is None:
+            return not_applicable("Not one weight decay: parameter groups differ, or it was not recorded.")
+        if decay and coupled:
             return not_applicable(f"L2 regularization inside {optimizer}'s preconditioner has no verified threshold.")
         if optimizer in RMSPROP:
             value = heavy_ball_threshold(rate, momentum=state.get("momentum") or 0.0)

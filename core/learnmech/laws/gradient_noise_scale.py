@@ -1,9 +1,14 @@
 """Gradient noise against batch size: the noise of a batch gradient falls as 1/B."""
 
+import math
 from typing import ClassVar
 
 from learnmech.laws.law import Band, Law, Prediction, State, not_applicable
 from learnmech.laws.verdict import Verdict
+
+MAXIMUM_SHARE = 0.1
+"""Largest part of the data set that a batch may be. Two batches of B of different epochs share B^2/n of n examples on
+average, which takes B/n off the noise between them; this leaves half of the band for everything else."""
 
 
 class GradientNoiseScale(Law):
@@ -16,7 +21,7 @@ class GradientNoiseScale(Law):
 
     The two sides come from independent numbers. Predicted: tr Sigma from disjoint pieces *within* a batch. Measured:
     (B/2)|g_B - g_B'|^2 *between* two batches at the same weights. Both are differences of disjoint samples, so drawing
-    without replacement biases neither against the other.
+    without replacement biases neither against the other; batches of different epochs overlap, so they must be small.
     """
 
     name = "gradient_noise_scale"
@@ -28,7 +33,7 @@ class GradientNoiseScale(Law):
     reference = "McCandlish et al. 2018, arXiv 1812.06162, section 2.2 and appendix A.1"
     measures = ("noise_trace_between",)
     needs = ("noise_trace", "batch_size")
-    uses = ("noise_scale", "grad_sq_norm", "full_batch")
+    uses = ("noise_scale", "grad_sq_norm", "full_batch", "dataset_size", "accumulation")
     band = Band(
         0.8, 1.25, "equivalence half-width of 25 %: the decision it serves, a batch size, is made in factors of two"
     )
@@ -55,6 +60,13 @@ class GradientNoiseScale(Law):
             return not_applicable(
                 f"{state.context['batch_coupling']} couples the examples of a batch: their gradients are not "
                 f"independent."
+            )
+        drawn = (state.get("batch_size") or 0.0) / (state.get("accumulation") or 1.0)
+        share = drawn / (state.get("dataset_size") or math.inf)
+        if share > MAXIMUM_SHARE:
+            return not_applicable(
+                f"A batch is {share:.0%} of the data set: batches of different epochs share too many examples to be "
+                f"independent (above {MAXIMUM_SHARE:.0%})."
             )
         trace = state.values.get("noise_trace")
         if trace is None or trace.value is None or trace.step != state.step:

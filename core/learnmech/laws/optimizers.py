@@ -19,3 +19,9 @@ def clipping(context: Mapping[str, Any]) -> float | None:
     """Return the gradient-clipping bound that the trainer applies, None when there is none or it is not known."""
     bound = context.get("gradient_clip")
     return float(bound) if isinstance(bound, int | float) and bound > 0 else None
+
+
+def maximizes(context: Mapping[str, Any]) -> bool:
+    """Tell whether the optimizer climbs the loss (`maximize=True`)."""
+    flags = context.get("optimizer_flags", ())
+    return isinstance(flags, list | tuple) and "maximize" in flags

@@ -21,13 +21,11 @@ Folder = Annotated[
 @app.command()
 def build(folder: Folder = GRAFANA_FOLDER) -> None:
     """Write Grafana's dashboards into FOLDER, and in a checkout the page's panels.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = 0
-    for path, text in _expected(folder).items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-            typer.echo(f"wrote {path}")
-            written += 1
+    try:
+        written = _write(folder)
+    except (OSError, UnicodeDecodeError) as error:
+        typer.echo(f"learnmech: {error}; expected a folder that this user may write to", err=True)
+        raise typer.Exit(1) from None
     for path in _strangers(folder):
         typer.echo(f"{path} is not generated here any more; delete it", err=True)
     if not written:
@@ -72,6 +70,18 @@ def list_panels(
     for panel in panels.catalogue():
         table.add_row(panel.id, panel.title, panel.question, f"{panel.view}: {panel.name}")
     Console().print(table)
+
+
+def _write(folder: Path) -> int:
+    """Write what is not there or differs; return how many files that were."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for path, text in _expected(folder).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            typer.echo(f"wrote {path}")
+            written += 1
+    return written
 
 
 def _expected(folder: Path) -> dict[Path, str]:

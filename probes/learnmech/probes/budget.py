@@ -44,14 +44,17 @@ class Account:
 class Governor:
     """Decides whether a governed probe may run.
 
-    The rule: spent + expected <= share * budget * elapsed, where the governed probes share the budget equally. A probe
-    that has never run may run at once.
+    The rule: spent + expected <= share * (budget * elapsed - bookkeeping), where the governed probes share equally. A
+    probe that has never run may run at once. Bookkeeping at every step takes half of the budget at most: where steps
+    are so short that it takes more, the budget cannot be kept, and measuring nothing would not help.
 
     Attributes:
         budget: Share of the run's time that all governed probes together may take, such as 0.01.
     """
 
     budget: float
+    bookkeeping: float = 0.0
+    """Seconds that went into anything but probes."""
     accounts: dict[str, Account] = field(default_factory=dict)
     governed: set[str] = field(default_factory=set)
 
@@ -75,7 +78,8 @@ class Governor:
             return False
         if account.uses == 0:
             return True
-        return account.spent + account.expected <= self.budget / len(self.governed) * elapsed
+        available = max(self.budget * elapsed - self.bookkeeping, self.budget * elapsed / 2)
+        return account.spent + account.expected <= available / len(self.governed)
 
     def charge(self, name: str, seconds: float, *, new: bool = True) -> None:
         """Enter the cost of a use of a probe; of a use entered before, a further part of it if not `new`."""

@@ -21,8 +21,10 @@ from learnmech.probes.facts import Facts, Update
 from learnmech.probes.guard import Guard
 from learnmech.probes.hyperparameters import Hyperparameters
 from learnmech.probes.isolation import PureLoss, Source, isolated
+from learnmech.probes.isolation.source import optimized
 from learnmech.probes.probe import Moment, Probe, T, TrainingView, measured_tensors
 from learnmech.probes.readback import Readback
+from learnmech.probes.repeatability import unrepeatable
 from learnmech.probes.runner import Runner, checked, replays
 from learnmech.probes.self_test import SelfTest, Verdict
 from learnmech.probes.writer import Writer
@@ -85,15 +87,18 @@ class Engine:
         self._prepared: list[Probe] = []
         self._prepared_at = -1
         self._precise = precise
+        self._repeatable = False
         self._guard = Guard(strict=strict)
         self._told = time.perf_counter()
         self.step = start_step
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return the trainable parameters by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        """Return the parameters that are trained by name."""
+        return dict(optimized(self.model, self.optimizers))
 
-    def at_rest(self, step: int, batch: Any, examples: int | None, source: Callable[[], Source]) -> None:
+    def at_rest(
+        self, step: int, batch: Any, examples: int | None, source: Callable[[], Source], *, used: bool = False
+    ) -> None:
         """Run the probes due at the weights w_t.
 
         Args:
@@ -101,6 +106,7 @@ class Engine:
             batch: A batch: the one about to be used, or the one just used.
             examples: Examples in it.
             source: Makes the source of the loss; called only if it is needed.
+            used: True if it is the batch just used.
         """
         if not self._guard.open:
             return
@@ -109,6 +115,7 @@ class Engine:
             due = self.runner.due(Moment.AT_REST, step)
             if due and self._may_replay(due, step, batch, source):
                 view = self._view(step, batch, examples, source)
+                view.used = used
                 for probe in due:
                     if self.runner.health.well(probe.name):
                         self.runner.measure(probe, view)
@@ -117,7 +124,14 @@ class Engine:
     def _may_replay(self, due: Sequence[Probe], step: int, batch: Any, source: Callable[[], Source]) -> bool:
         """Make the self-test first, if there is one to make; tell whether the due probes may run now."""
         test = self.self_test
-        if test is None or test.verdict is Verdict.PASSED or not any(replays(probe) for probe in due):
+        if not any(replays(probe) for probe in due):
+            return True
+        if test is None:
+            reason = "" if self._repeatable else unrepeatable(source, batch)
+            self._repeatable = reason is not None
+            if reason:
+                self.refuse_replays(step, reason)
+        if test is None or test.verdict is Verdict.PASSED:
             return True
         verdict = self.runner.arm(test, step, source, batch) if test.verdict is Verdict.PENDING else test.verdict
         if verdict is Verdict.FAILED:
@@ -244,6 +258,7 @@ class Engine:
         """Take in what devices have finished, record the overhead now and then, and hand everything over."""
         self._readback.poll()
         self.runner.poll()
+        self.runner.governor.bookkeeping = max(self._guard.seconds - self.runner.host, 0.0)
         now = time.perf_counter()
         if now - self._told >= OVERHEAD_INTERVAL:
             self._told = now
@@ -252,8 +267,8 @@ class Engine:
 
     def _costs(self) -> list[Measurement]:
         elapsed = self.runner.elapsed
-        bookkeeping = max(self._guard.seconds - self.runner.host, 0.0)
-        found = [Measurement("overhead", (bookkeeping + self.runner.governor.total) / elapsed)] if elapsed > 0 else []
+        governor = self.runner.governor
+        found = [Measurement("overhead", (governor.bookkeeping + governor.total) / elapsed)] if elapsed > 0 else []
         return found + self.runner.costs_of_updates()
 
     def finish(self, kind: str, message: str, timeout: float) -> None:

@@ -34,6 +34,10 @@ class GradientNoiseScale(BaseProbe):
       Dropout draws other masks for each piece, so its noise counts as part of Sigma.
     - From the batch of the measurement before, kept, and the current one, both at the current weights: tr Sigma once
       more. The two agree if the noise of a batch falls as 1/B.
+    - Batches must be new to the weights: an update has moved the weights along the noise of its own batch, so that at
+      the new weights this batch has too small a gradient (|G|^2 came out negative on average, at 0.3 of the largest
+      stable learning rate). After an update, as in a `Recorder`, the batches of earlier measurements are taken
+      instead; what remains of the effect fades with the steps between measurements, so do not measure at every step.
     - `noise_scale` is the ratio of the means of the last measurements, never a mean of ratios; `undetermined` as long
       as |G|^2 cannot be told from zero.
 
@@ -73,11 +77,12 @@ class GradientNoiseScale(BaseProbe):
         """Forget the window and the held batch of an earlier run."""
         self._pairs = RatioWindow(self.window)
         self._held: Any = None
+        self._older: Any = None
         self._too_small = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the held batch out of copies and pickles."""
-        return self.__dict__ | {"_held": None}
+        """Leave held batches out of copies and pickles."""
+        return self.__dict__ | {"_held": None, "_older": None}
 
     def measure(self, view: TrainingView) -> list[Measurement]:
         """Measure at the weights and batch of `view`.
@@ -86,11 +91,13 @@ class GradientNoiseScale(BaseProbe):
             Refusal: Batches cannot be cut into pieces.
             Skip: This batch is too small.
         """  # noqa: DOC502 (raised by _pieces)
-        pieces = self._pieces(view)
+        batch, held = self._batches(view)
+        if batch is None:
+            return []  # the first batch after an update: it serves the next measurement
+        pieces = self._pieces(view, batch)
         sizes = [count(piece) or 0 for piece in pieces]
         if min(sizes) < 1:
             raise Refusal("split(batch, pieces) returned a piece whose examples cannot be counted.")
-        held = None if view.full_batch or _same(self._held, view.batch) else self._held
 
         def work(loss: PureLoss) -> tuple[list[list[Tensor]], list[Tensor] | None]:
             first = 1 + view.step * (PIECES + 2)  # other random numbers at each step and in each piece
@@ -98,7 +105,6 @@ class GradientNoiseScale(BaseProbe):
             return found, None if held is None else _gradient(loss, held, first + PIECES)
 
         gradients, other = view.isolate(work)
-        self._held = clone(view.batch)
         between = None
         if other is not None:
             total = sum(sizes)
@@ -112,8 +118,17 @@ class GradientNoiseScale(BaseProbe):
         self._pairs.append(parts.noise_trace, parts.grad_sq_norm)
         return self._measurements(parts.noise_trace, parts.grad_sq_norm, between, len(pieces))
 
-    def _pieces(self, view: TrainingView) -> list[Any]:
-        total = view.examples
+    def _batches(self, view: TrainingView) -> tuple[Any, Any]:
+        """Return the batch to cut and another one to compare it with, and keep the current one for later."""
+        older, held = self._older, self._held
+        self._older, self._held = (held if view.used else None), clone(view.batch)
+        if view.full_batch:
+            return view.batch, None
+        batch, other = (held, older) if view.used else (view.batch, held)
+        return batch, None if _same(other, batch) else other
+
+    def _pieces(self, view: TrainingView, batch: Any) -> list[Any]:
+        total = count(batch)
         smallest = 2 if batch_coupling(view.model) else 1  # batch statistics of one example do not exist
         if total is not None and total < 2 * smallest:
             self._too_small += 1
@@ -122,7 +137,7 @@ class GradientNoiseScale(BaseProbe):
             raise Refusal(f"A batch of {total} examples cannot be cut into two pieces.", "Use larger batches.")
         self._too_small = 0
         wanted = PIECES if total is None or total >= PIECES * smallest else 2
-        pieces = split(view.batch, wanted) if self.split is None else list(self.split(view.batch, wanted))
+        pieces = split(batch, wanted) if self.split is None else list(self.split(batch, wanted))
         if len(pieces) < 2:
             raise Refusal(f"split(batch, {wanted}) returned {len(pieces)} pieces, expected {wanted}.", REMEDY)
         return pieces

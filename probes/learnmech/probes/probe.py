@@ -43,6 +43,7 @@ class TrainingView:
         parameters: The trainable parameters by name; a tied one once.
         batch: The batch about to be used (Lightning) or just used (Recorder).
         examples: How many examples it holds, where that can be told.
+        used: True if the weights have just been updated with this batch, so that its noise is in them.
         isolate: Runs work on a pure loss of the model; the only way to evaluate it.
         gradients: The complete gradient of the step by name, while there is one; None otherwise.
         gradient_method: How the gradient was seen, if not before clipping.
@@ -63,6 +64,7 @@ class TrainingView:
     defer: Callable[[Sequence[Tensor], Callable[[list[float]], list[Measurement]]], None]
     batch: Any = None
     examples: int | None = None
+    used: bool = False
     gradients: Mapping[str, Tensor] | None = None
     gradient_method: str = ""
     gradient_scale: Tensor | float = 1.0

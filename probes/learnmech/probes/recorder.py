@@ -61,6 +61,7 @@ class Recorder:
         dataset_size: Number of training examples.
         tokens_per_sample: Tokens in one example, to count tokens.
         accumulation: Micro-batches per update; found out if `after_backward` is called for each of them.
+        gradient_clip: Bound at which the loop clips the gradient: laws of the plain update do not apply then.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -80,6 +81,7 @@ class Recorder:
         dataset_size: int | None = None,
         tokens_per_sample: int | None = None,
         accumulation: int = 1,
+        gradient_clip: float | None = None,
         strict: bool = False,
     ) -> None:
         if not callable(loss_fn):
@@ -98,6 +100,7 @@ class Recorder:
         self._dataset_size = dataset_size
         self._tokens_per_sample = tokens_per_sample
         self._accumulation = accumulation
+        self._gradient_clip = gradient_clip
         self._strict = strict
         self._resumed: dict[str, Any] = {}
         self._engine: Engine | None = None
@@ -122,6 +125,8 @@ class Recorder:
             return  # weights and loss are alike on all ranks: one measures
         run, project, tags = self._identity
         context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
+        if self._gradient_clip:
+            context["gradient_clip"] = self._gradient_clip
         info = new_run(
             run,
             project,
@@ -163,9 +168,14 @@ class Recorder:
             # a closure computes the gradient inside the step: what is there now belongs to the step before
             self._prepare(gradients=closure is None, method=AT_STEP)
 
+    def _scale(self) -> float | Tensor:
+        """Return the loss scale that a fused optimizer is about to take out: GradScaler puts it there."""
+        scale = getattr(self._optimizer, "grad_scale", None)
+        return scale if isinstance(scale, Tensor) else 1.0
+
     def _prepare(self, *, gradients: bool, method: str = "") -> None:
         if self._engine is not None:
-            self._engine.before_update(self.step, gradients, method)
+            self._engine.before_update(self.step, gradients, method, self._scale)
             self._prepared = True
 
     def _prepare_next(self) -> None:
@@ -204,7 +214,7 @@ class Recorder:
         self.step += 1
         if self._hook is None:
             self._prepare_next()
-        engine.at_rest(self.step, batch, examples, self._source)
+        engine.at_rest(self.step, batch, examples, self._source, used=True)
 
     def _update(self, batch: Any, examples: int | None, loss: Tensor | float | None) -> Update:
         detached = loss.detach() if isinstance(loss, Tensor) else loss

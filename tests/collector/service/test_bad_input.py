@@ -211,6 +211,30 @@ def test_an_address_that_means_nothing_is_a_sentence(shared, path, status):
     assert set(answer.json()) == {"error", "expected", "hint"}
 
 
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("observations?observable=sharpnes", "did you mean sharpness"),
+        ("residuals?law=edge_of_stabilty", "did you mean edge_of_stability"),
+    ],
+)
+def test_a_name_that_nobody_declared_is_not_an_empty_curve(shared, batch, query, words):
+    good = batch()
+    assert shared.post(good).status_code == 200
+    answer = shared.http.get(f"/v1/runs/{good.run.id}/{query}")
+    assert answer.status_code == 404
+    assert words in answer.json()["error"]
+    assert shared.http.get(f"/v1/runs/{good.run.id}/residuals?law=edge_of_stability").status_code == 200
+    assert shared.http.get(f"/v1/runs/{good.run.id}/observations?observable=hessian_trace").json()["step"] == []
+
+
+def test_json_with_pythons_nan_says_what_to_write_instead(shared, batch):
+    body = wire.encode(batch(), "json").replace(b'"value":2.0', b'"value":NaN')
+    answer = shared.http.post("/v1/measurements", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert '"nan"' in answer.json()["hint"]
+
+
 def test_a_method_that_is_not_allowed_is_a_sentence(shared):
     answer = shared.http.delete("/v1/measurements")
     assert answer.status_code == 405

@@ -243,3 +243,17 @@ def test_the_commands_are_listed_without_the_server(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_mistyped_spool_leaves_no_database_behind(run, url, tmp_path):
+    done = run("collect", "--db", url, "--ingest", tmp_path / "spol")
+    assert done.exit_code == 1
+    assert "is no folder; expected a spool" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ready_file_that_cannot_be_written_is_a_sentence(run, url, tmp_path):
+    done = run("collect", "--db", url, "--port", 0, "--ready-file", tmp_path / "missing" / "ready.json")
+    assert done.exit_code == 1
+    assert "cannot be written; expected a file in an existing folder" in done.stderr
+    assert "Traceback" not in done.stderr

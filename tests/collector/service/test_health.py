@@ -24,6 +24,15 @@ def test_readiness_goes_when_the_database_file_disappears(running, batch, tmp_pa
     assert running.http.get("/healthz").status_code == 200, "a restart would not help"
 
 
+def test_nothing_is_acknowledged_without_the_write_ahead_log(running, batch, tmp_path):
+    """It holds the newest commits: whoever deletes it while we run takes them away."""
+    assert running.post(batch()).status_code == 200
+    (tmp_path / "service.db-wal").unlink()
+    for answer in (running.post(batch()), running.http.get("/readyz")):
+        assert answer.status_code == 503
+        assert "service.db-wal" in answer.json()["error"]
+
+
 def test_a_database_that_is_away_is_a_503_everywhere_and_comes_back(running, batch, monkeypatch):
     def away(*_: object, **__: object) -> None:
         raise Unavailable("sqlite:///service.db: gone")

@@ -298,3 +298,30 @@ def test_a_server_that_went_away_and_came_back(postgres, writer):
 
 def test_migrations_are_beside_the_code():
     assert (Path(migrate.MIGRATIONS) / "env.py").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_looking_at_an_open_database_does_not_drop_our_locks_on_it(tmp_path, writer):
+    """Or the next reader takes itself for the last one and deletes the log that we commit into: acknowledged and lost.
+
+    The oracle is another program's eyes: a second process reads, closes, reads again what came in between.
+    """
+    path = tmp_path / "store.db"
+    script = textwrap.dedent(
+        """
+        import sqlite3, sys
+        connection = sqlite3.connect(sys.argv[1])
+        print(connection.execute("SELECT count(*) FROM observations").fetchone()[0])
+        connection.close()
+        """
+    )
+    look = [sys.executable, "-c", script, str(path)]
+    someone = writer()
+    with Store.open(f"sqlite:///{path}") as store:
+        for step in range(3):
+            store.ingest(someone.batch(someone.frame(step, loss=1.0)))
+            migrate.prepare(store.database, create=False)  # what /readyz does
+            Store.open(f"sqlite:///{path}").close()  # what a second sink in the same process does
+            seen = subprocess.run(look, capture_output=True, text=True, check=True).stdout
+            assert int(seen) == step + 1
+            assert path.with_name("store.db-wal").exists()

@@ -56,6 +56,35 @@ def test_a_batch_that_never_fits_is_refused(empty_url, writer, monkeypatch):
     sink.close()
 
 
+@pytest.mark.parametrize("lost", ["store.db-wal", "store.db"])
+def test_what_went_into_a_deleted_file_is_not_acknowledged_and_comes_again(tmp_path, writer, lost):
+    """Somebody clears the folder in mid-run: SQLite itself would go on writing into the deleted file."""
+    path = tmp_path / "store.db"
+    someone = writer()
+    sink = open_sink(f"sqlite:///{path}")
+    assert sink.deliver(someone.batch(someone.frame(0, loss=1.0))).accepted == 1
+    for file in tmp_path.glob(f"{lost}*"):
+        file.unlink()
+    again = someone.batch(someone.frame(1, loss=2.0))
+    with pytest.raises(Unavailable, match=r"deleted or replaced"):
+        sink.deliver(again)
+    sink.deliver(again)
+    sink.close()
+    with Store.open(f"sqlite:///{path}", create=False) as store:
+        assert 2.0 in store.observations(someone.run.id, "loss")["value"]
+
+
+def test_a_relative_address_means_the_folder_of_its_time(tmp_path, writer, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sink = open_sink("sqlite:///store.db")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    someone = writer()
+    sink.deliver(someone.batch(someone.frame(0, loss=1.0)))
+    sink.close()
+    assert (tmp_path / "store.db").is_file()
+
+
 def test_a_judge_that_breaks_does_not_break_delivery(empty_url, writer, monkeypatch, caplog):
     def explode(*_args, **_kwargs):
         raise ZeroDivisionError("in the judge")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from learnmech.probes.isolation import FunctionSource, Refusal, Skip, is_probing, isolated
+from learnmech.probes.isolation import FunctionSource, Refusal, is_probing, isolated
 from learnmech.probes.isolation.journal import LARGE, Journal
 from learnmech.probes.self_test import SelfTest, Verdict, gradient
 
@@ -149,7 +149,7 @@ def test_losses_at_other_parameters():
     [
         (lambda model, x: model(x), Refusal, r"shape \(6, 1\)"),
         (lambda model, x: 1.0, Refusal, "returned float"),
-        (lambda model, x: None, Skip, "None"),
+        (lambda model, x: None, TypeError, "is a `return` missing"),
         (lambda model, x: x.sum(), Refusal, "does not depend differentiably"),
         (lambda model, x: model(x).sum().detach(), Refusal, "does not depend differentiably"),
     ],

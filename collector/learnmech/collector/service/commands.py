@@ -56,6 +56,7 @@ def collect(
         from learnmech.collector.service import running
 
         if ingest is not None:
+            running.check_spool(ingest)  # first: a mistyped folder should not leave an empty database behind
             with _store(database, create=True) as store:
                 running.ingest(store, ingest)
             return

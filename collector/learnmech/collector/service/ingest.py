@@ -1,6 +1,7 @@
 """`POST /v1/measurements`: batches in, an acknowledgement out once they are committed."""
 
 import logging
+import re
 import time
 
 import msgspec
@@ -18,6 +19,10 @@ from learnmech.collector.store import InvalidBatch, StoreError
 
 logger = logging.getLogger("learnmech.collector.service")
 router = APIRouter(tags=["ingest"])
+
+# What Python's json.dumps writes, and JSON has no word for: the likeliest mistake of a client that is not ours.
+_NOT_JSON = re.compile(rb"[:\[,]\s*-?(?:NaN|Infinity)\b")
+_NO_NAN = 'JSON knows no NaN and no Infinity: write "nan", "inf" or "-inf" in quotes, or send msgpack; '
 
 
 @router.post(
@@ -76,7 +81,8 @@ def _take(state: State, data: bytes, format: wire.Format, gzipped: bool) -> tupl
             400,
             str(error),
             expected=f"a whole Batch of learnmech.wire, version {wire.VERSION}, as {format}",
-            hint="nothing was stored; correct the batch (/docs has its form), sending it again as it is will not help",
+            hint=(_NO_NAN if format == "json" and _NOT_JSON.search(data) else "")
+            + "nothing was stored; correct the batch (/docs has its form), sending it again as it is will not help",
         ) from error
     count = sum(len(frame.measurements) for frame in batch.frames)
     if count > state.settings.measurement_limit:

@@ -1,5 +1,6 @@
 """What the page reads: runs, curves, residuals, events, laws and the vocabulary; never more than asked for."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -7,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from learnmech import laws, observables
+from learnmech.collector.service.errors import ServiceError
 from learnmech.collector.service.schema import Events, RunDetail, Runs, answers
 from learnmech.collector.service.state import state_of
 
@@ -53,9 +55,11 @@ def observations(
     points: Points = 2000,
 ) -> Response:
     """Return one curve as columns: `step, x, value, lower, upper, stderr, status`; what is not finite is null."""
-    return answer(
-        state_of(request.app).store.observations(run_id, observable, scope, after_step=after_step, points=points, x=x)
-    )
+    store = state_of(request.app).store
+    found = store.observations(run_id, observable, scope, after_step=after_step, points=points, x=x)
+    if not found["step"]:  # what an older vocabulary had is stored, and shown
+        _known(observables.get, observable, "observable", "/v1/observables")
+    return answer(found)
 
 
 @router.get("/v1/runs/{run_id}/residuals")
@@ -72,7 +76,10 @@ def residuals(
 
     `step, x, time, measured, measured_stderr, predicted, lower, upper, ratio, verdict, reason`.
     """
-    return answer(state_of(request.app).store.residuals(run_id, law, scope, after_step=after_step, points=points, x=x))
+    found = state_of(request.app).store.residuals(run_id, law, scope, after_step=after_step, points=points, x=x)
+    if not found["step"]:
+        _known(laws.get, law, "law", "/v1/laws")
+    return answer(found)
 
 
 @router.get("/v1/runs/{run_id}/events", responses=answers(Events))
@@ -110,6 +117,16 @@ def all_laws() -> Response:
 def vocabulary() -> Response:
     """List every observable with its symbol, unit and definition."""
     return answer(observables.catalogue())
+
+
+def _known(get: Callable[[str], object], name: str, kind: str, listing: str) -> None:
+    """Refuse a name that nobody declared: an empty curve would pass for a quantity that was not measured."""
+    try:
+        get(name)
+    except (observables.UnknownObservable, laws.UnknownLaw) as error:
+        raise ServiceError(
+            404, str(error), expected=f"a name of {listing}", hint=f"correct {kind}= in the address"
+        ) from error
 
 
 def answer(content: Any) -> Response:

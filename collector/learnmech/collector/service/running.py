@@ -23,7 +23,16 @@ _MOST_REASONS = 10
 
 
 def serve(store: Store, settings: Settings, database: str, ready_file: Path | None) -> None:
-    """Serve until SIGTERM or SIGINT. The port is taken and the page's address printed before this blocks."""
+    """Serve until SIGTERM or SIGINT. The port is taken and the page's address printed before this blocks.
+
+    Raises:
+        SettingsError: The ready file's folder does not exist or cannot be written to.
+    """
+    if ready_file is not None and not os.access(ready_file.absolute().parent, os.W_OK):
+        raise SettingsError(
+            f"ready file {ready_file} cannot be written; expected a file in an existing folder that this user may "
+            f"write to: mkdir -p {ready_file.parent}"
+        )
     service = Service(settings, store)
 
     def announce() -> None:
@@ -53,6 +62,16 @@ def check(store: Store, settings: Settings, database: str) -> None:
     typer.echo(f"ready: {identity(database)} is ours and current; {settings.host}:{settings.port} is free; {token}")
 
 
+def check_spool(folder: Path) -> None:
+    """Make sure that there is a folder to read.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is no folder; expected a spool such as .learnmech/spool")
+
+
 def ingest(store: Store, folder: Path) -> None:
     """Store everything in a spool folder and judge it. The files stay as they are; doing it twice changes nothing.
 
@@ -60,8 +79,6 @@ def ingest(store: Store, folder: Path) -> None:
         SettingsError: The folder holds no segments.
         typer.Exit: Something in it could not be read or was refused; everything else is stored.
     """
-    if not folder.is_dir():
-        raise SettingsError(f"{folder} is no folder; expected a spool such as .learnmech/spool")
     problems: list[str] = []
 
     def damaged(path: Path, damage: Damage) -> None:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from learnmech.collector.store.address import shown
-from learnmech.collector.store.errors import CannotOpen, InvalidBatch, StoreError, Unavailable
+from learnmech.collector.store.errors import CannotOpen, InvalidBatch, NotOurs, StoreError, Unavailable
 
 logger = logging.getLogger("learnmech.collector.store")
 
@@ -172,7 +172,9 @@ def _translate_sqlite(error: sqlite3.Error, cause: str, where: str) -> StoreErro
         return CannotOpen(
             f"{where} cannot be opened; expected a file in an existing folder that this user may write to"
         )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith("SQLITE_NOTADB"):
+        return NotOurs(f"{where} is no SQLite database; expected one of learnmech's, or a new name")
+    if name.startswith("SQLITE_CORRUPT"):
         return CannotOpen(f"{where} is damaged ({cause}); restore a backup, or move the file away to start a new one")
     if isinstance(error, sqlite3.IntegrityError | sqlite3.DataError):
         return InvalidBatch(f"{where} refuses this batch: {cause}")

@@ -28,8 +28,6 @@ OLDEST_SQLITE = (3, 35, 0)
 # Any number that other programs on the server are unlikely to lock: "lmch" in ASCII.
 _ADVISORY_LOCK = 0x6C6D6368
 
-_HEADER = b"SQLite format 3\0"
-
 
 def scripts() -> "ScriptDirectory":
     """Return the chain of revisions."""
@@ -108,7 +106,15 @@ def upgrade(database: Database) -> str:
 
 
 def _check_file(database: Database, *, create: bool) -> None:
-    """Refuse what SQLite would only refuse later, and with less to say."""
+    """Refuse what SQLite would only refuse later, and with less to say.
+
+    Never by opening the file: closing it again would drop every lock that this process holds on it (POSIX; "How to
+    corrupt an SQLite database", section 2.2). The next program that reads the database would then take itself for the
+    last one and delete the write-ahead log that we go on committing into.
+
+    Raises:
+        CannotOpen: It is a folder, or missing, or this Python's SQLite is too old.
+    """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise CannotOpen(
             f"this Python has SQLite {sqlite3.sqlite_version}, and the store needs "
@@ -128,13 +134,6 @@ def _check_file(database: Database, *, create: bool) -> None:
                 f"{database.shown}: the folder {path.parent} does not exist; make it: mkdir -p {path.parent}"
             )
         return
-    try:
-        with path.open("rb") as file:
-            header = file.read(len(_HEADER))
-    except OSError as error:
-        raise CannotOpen(f"{database.shown} cannot be read: {error.strerror}") from error
-    if header and header != _HEADER:
-        raise NotOurs(f"{database.shown} is no SQLite database; expected one of learnmech's, or a new name")
 
 
 def _revision(database: Database, connection: sa.Connection) -> str | None:

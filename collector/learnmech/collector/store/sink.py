@@ -1,11 +1,13 @@
 """The store as a sink: `sqlite:///...` and `postgresql://...` in the training process, judged as it comes in."""
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learnmech.collector.store.address import parse, shown
 from learnmech.collector.store.errors import BadAddress, DriverMissing, InvalidBatch, StoreError
 from learnmech.collector.store.facade import Store
+from learnmech.collector.store.files import OpenedFiles
 from learnmech.sinks import Refused, SinkError, SinkMissing, Unavailable
 from learnmech.wire import Ack, Batch
 
@@ -26,12 +28,15 @@ def open_sink(url: str) -> "StoreSink":
         SinkMissing: The PostgreSQL driver is not installed.
     """
     try:
-        parse(url)
+        parsed = parse(url)
     except BadAddress as error:
         raise SinkError(str(error)) from error
     except DriverMissing as error:
         raise SinkMissing(str(error)) from error
-    return StoreSink(url)
+    if parsed.get_backend_name() == "sqlite" and not str(parsed.database).startswith("file:"):
+        # Now, and not at the first delivery: by then the training may be in another folder (Hydra makes one per run).
+        parsed = parsed.set(database=str(Path(str(parsed.database)).absolute()))
+    return StoreSink(parsed.render_as_string(hide_password=False))
 
 
 class StoreSink:
@@ -40,6 +45,7 @@ class StoreSink:
     def __init__(self, url: str) -> None:
         self._url = url
         self._store: Store | None = None
+        self._files: OpenedFiles | None = None
         self._judge: Judge | None = None
 
     def deliver(self, batch: Batch) -> Ack:
@@ -50,8 +56,9 @@ class StoreSink:
             Unavailable: It cannot take it now, or somebody has to put it right first; the sentence says what.
         """
         try:
-            store = self._opened()
+            store, files = self._opened()
             ack = store.ingest(batch)
+            self._verify(files)
         except InvalidBatch as error:
             raise Refused(str(error)) from error
         except StoreError as error:
@@ -59,13 +66,22 @@ class StoreSink:
         self._judge_quietly(batch.run.id)
         return ack
 
-    def _opened(self) -> Store:
-        if self._store is None:
+    def _opened(self) -> tuple[Store, OpenedFiles]:
+        if self._store is None or self._files is None:
             from learnmech.collector.judging import Judge
 
             self._store = Store.open(self._url)
+            self._files = OpenedFiles(self._store.database)
             self._judge = Judge(self._store)
-        return self._store
+        return self._store, self._files
+
+    def _verify(self, files: OpenedFiles) -> None:
+        """Acknowledge nothing that went into a deleted file: open what is there now, and have the batch come again."""
+        try:
+            files.check()
+        except StoreError:
+            self.close()
+            raise
 
     def _judge_quietly(self, run_id: str) -> None:
         if self._judge is None:
@@ -80,6 +96,6 @@ class StoreSink:
 
     def close(self) -> None:
         """Close the database."""
-        store, self._store, self._judge = self._store, None, None
+        store, self._store, self._files, self._judge = self._store, None, None, None
         if store is not None:
             store.close()

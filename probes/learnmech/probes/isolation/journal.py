@@ -6,6 +6,7 @@ never written to: before each evaluation they are replaced by copies ("twins"), 
 and their version counters whatever the step does in place.
 """
 
+import array
 import collections
 import logging
 import types
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from learnmech.probes.isolation.rng import OWNED
+from learnmech.probes.isolation.slots import has_slots, read_slots, write_slots
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -56,12 +58,20 @@ def _same_items(now: Any, then: Any) -> bool:
     return len(now) == len(then) and all(a is b for a, b in zip(now, then, strict=True))
 
 
+def _dict_content(container: dict[Any, Any]) -> dict[Any, Any]:
+    # the order of an OrderedDict is kept apart from what dict keeps, and `move_to_end` changes only the former
+    if isinstance(container, collections.OrderedDict):
+        return dict(collections.OrderedDict.items(container))
+    return dict(dict.items(container))
+
+
 def _same_dict(now: dict[Any, Any], then: dict[Any, Any]) -> bool:
-    return _same_items(dict.keys(now), then) and _same_items(dict.values(now), then.values())
+    content = _dict_content(now)
+    return _same_items(content, then) and _same_items(content.values(), then.values())
 
 
 def _refill_dict(container: dict[Any, Any], content: dict[Any, Any]) -> None:
-    if isinstance(container, collections.OrderedDict):  # keeps its order apart from what dict keeps
+    if isinstance(container, collections.OrderedDict):
         collections.OrderedDict.clear(container)
         collections.OrderedDict.update(container, content)
     else:
@@ -84,11 +94,15 @@ def _refill_deque(container: collections.deque[Any], content: list[Any]) -> None
 
 
 _KINDS = (
-    _Kind(dict, lambda c: dict(dict.items(c)), _refill_dict, _same_dict),
+    _Kind(dict, _dict_content, _refill_dict, _same_dict),
     _Kind(list, lambda c: list.__getitem__(c, slice(None)), _refill_list, _same_items),
     _Kind(set, lambda c: set(set.__iter__(c)), _refill_set, lambda a, b: set.__eq__(a, b) is True),
     _Kind(collections.deque, lambda c: list(collections.deque.__iter__(c)), _refill_deque, _same_items),
+    _Kind(bytearray, bytes, lambda c, content: bytearray.__setitem__(c, slice(None), content), lambda a, b: a == b),
+    _Kind(array.array, lambda c: c[:], lambda c, content: c.__setitem__(slice(None), content), lambda a, b: a == b),
 )
+
+_SLOTS = _Kind(dict, read_slots, write_slots, lambda now, then: _same_dict(read_slots(now), then))
 
 
 def _kind(value: Any) -> _Kind | None:
@@ -105,7 +119,8 @@ def _is_state_object(value: Any) -> bool:
     """Tell whether `value` is an object of the user's (or a scheduler) whose attributes are state of the model."""
     if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType):
         return False
-    if not type(value).__dictoffset__ or _holds_threads(value.__dict__):
+    state = getattr(value, "__dict__", {}) if type(value).__dictoffset__ else {}
+    if not (type(value).__dictoffset__ or has_slots(value)) or _holds_threads(state):
         return False
     module = type(value).__module__
     if isinstance(value, types.SimpleNamespace) or module.startswith("torch.optim.lr_scheduler"):
@@ -150,6 +165,8 @@ class Journal:
             if id(submodule) not in self._seen:
                 self._seen.add(id(submodule))
                 self._visit(submodule.__dict__, 0, type(submodule).__name__)
+                if has_slots(submodule):
+                    self._note_content(submodule, _SLOTS, 0, type(submodule).__name__)
 
     def _visit(self, value: Any, depth: int, name: str) -> bool:
         """Note what `value` holds; tell whether a tensor or array is in it, directly or through tuples."""
@@ -170,7 +187,10 @@ class Journal:
         if kind is not None:
             self._note_container(value, kind, depth, name)
         elif depth <= DEPTH and _is_state_object(value):
-            self._note_container(value.__dict__, _KINDS[0], depth, f"{name}.{type(value).__name__}")
+            if type(value).__dictoffset__:
+                self._note_container(value.__dict__, _KINDS[0], depth, f"{name}.{type(value).__name__}")
+            if has_slots(value):
+                self._note_container(value, _SLOTS, depth, f"{name}.{type(value).__name__}")
         return False
 
     def _note_numbers(self, value: Any, name: str) -> bool:
@@ -188,9 +208,12 @@ class Journal:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
+        self._note_content(container, kind, depth, name)
+
+    def _note_content(self, container: Any, kind: _Kind, depth: int, name: str) -> None:
         entry = _Entry(container, kind, kind.copy(container))
         self._entries.append(entry)
-        if depth > DEPTH or len(entry.content) > WIDE:
+        if depth > DEPTH or len(entry.content) > WIDE or kind.type in (bytearray, array.array):
             return
         if kind.type is dict:
             found = [self._visit(item, depth + 1, f"{name}.{key}") for key, item in entry.content.items()]

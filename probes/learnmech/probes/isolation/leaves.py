@@ -1,10 +1,14 @@
 """Stand-ins for a model's tensors: fresh leaves to differentiate, and copies of everything a step may write to."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from learnmech.probes.isolation.refusal import Refusal
+from learnmech.probes.isolation.source import optimized
 
 FROZEN_LIMIT = 256 * 2**20
 """Frozen parameters are copied up to this many bytes, or as many as there are trainable ones (a momentum teacher is as
@@ -34,6 +38,7 @@ class StandIns:
 
     Args:
         model: The model.
+        optimizers: Its optimizers: parameters that none of them holds count as frozen.
 
     Attributes:
         leaves: For each trainable parameter a fresh leaf with the same value, by name.
@@ -43,16 +48,16 @@ class StandIns:
         Refusal: A parameter is sharded or not initialized, or none is trainable.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, optimizers: Iterable[Optimizer] = ()) -> None:
         parameters = dict(model.named_parameters())
         for name, parameter in parameters.items():
             _check(name, parameter)
-        trainable = {name: p for name, p in parameters.items() if p.requires_grad}
+        trainable = optimized(model, optimizers)
         if not trainable:
             raise Refusal(
                 "The model has no trainable parameter.", "Set requires_grad on the parameters that are trained."
             )
-        frozen = {name: p for name, p in parameters.items() if not p.requires_grad}
+        frozen = {name: p for name, p in parameters.items() if name not in trainable}
         written = dict(model.named_buffers())
         if sum(p.nbytes for p in frozen.values()) <= max(FROZEN_LIMIT, sum(p.nbytes for p in trainable.values())):
             written, frozen = frozen | written, {}

@@ -110,7 +110,7 @@ def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None) -
         warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
         stack.enter_context(twice_differentiable(model.modules()))
         source.enter(stack)
-        result = _swapped(source, work, StandIns(model))
+        result = _swapped(source, work, StandIns(model, source.optimizers))
     touched = canary.touched()
     if touched:
         names = ", ".join(touched[:3]) + (" and others" if len(touched) > 3 else "")

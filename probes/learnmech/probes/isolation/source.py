@@ -83,11 +83,12 @@ class FunctionSource:
         """Compute the loss.
 
         Raises:
-            Skip: The function returned None.
+            TypeError: The function returned None. A `training_step` may do so to skip a batch; a loss function may
+                not, and its likeliest cause is said.
         """
         loss = self._loss_fn(self.model, batch)
         if loss is None:
-            raise Skip("the loss function returned None for this batch")
+            raise TypeError("loss_fn returned None; expected a scalar tensor, the mean loss: is a `return` missing?")
         return scalar(loss, "The loss function")
 
     def enter(self, stack: ExitStack) -> None:
@@ -155,6 +156,17 @@ def refuse_unreplayable(module: nn.Module) -> None:
     step: Any = module.training_step
     if "dataloader_iter" in inspect.signature(getattr(step, "__wrapped__", step)).parameters:
         raise Refusal("training_step draws batches from dataloader_iter, which a replay would use up.", REMEDY)
+
+
+def optimized(model: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters that an optimizer moves, by name; all trainable ones if none of them is held.
+
+    A parameter may ask for a gradient and still be in no optimizer (only the head is trained): it takes no part in the
+    dynamics whose stability, noise and equilibrium are asked for. An optimizer may also hold copies of its own.
+    """
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p for name, p in trainable.items() if id(p) in held} or trainable
 
 
 def devices(model: nn.Module) -> list[torch.device]:
