@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learnmech.observables import Status
-from learnmech.probes.curvature import Agreement, top_eigenvalues
+from learnmech.probes.curvature import Agreement, preconditioner_of, top_eigenvalues
 
 
 def descending(matrix):
@@ -40,6 +40,23 @@ def test_several_eigenvalues_match_in_float64(architecture, dense_hessian):
         torch.testing.assert_close(v @ v.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-12)
         distances = (v @ hessian - result.eigenvalues[:, None] * v).norm(dim=1)
         assert (distances <= result.residuals * (1 + 1e-6) + 1e-7).all()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer", "lstm"])
+def test_top_eigenvalue_along_a_training_with_momentum_matches_dense(architecture, dense_hessian, kind, nesterov):
+    """Momentum moves the edge, not the Hessian: the gauge is the plain eigenvalue at the weights reached."""
+    problem = architecture(kind)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-2, momentum=0.9, nesterov=nesterov)
+    assert not preconditioner_of(optimizer, list(problem.model.parameters())).yet, "SGD has no preconditioner, ever"
+    for _ in range(5):
+        optimizer.zero_grad()
+        problem.loss(problem.model, problem.batch).backward()
+        optimizer.step()
+    truth = descending(dense_hessian(problem))[0].item()
+    result = top_eigenvalues(problem.loss, problem.model, [problem.batch])
+    assert result.status is Status.OK, result.reason
+    assert result.eigenvalues[0].item() == pytest.approx(truth, rel=1e-4)
 
 
 OPTIMIZERS = {
