@@ -15,6 +15,7 @@ from learnmech.observables.catalogue import (
     is_declared,
 )
 from learnmech.observables.observable import Kind, Observable, Scale
+from learnmech.observables.sentence import SentenceEnum
 from learnmech.observables.status import Status
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Kind",
     "Observable",
     "Scale",
+    "SentenceEnum",
     "Status",
     "UnknownObservable",
     "catalogue",

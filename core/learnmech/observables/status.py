@@ -1,13 +1,10 @@
 """How a measurement ended: failure is data, never an exception in training."""
 
-import enum
-from typing import Self
+from learnmech.observables.sentence import SentenceEnum
 
 
-class Status(enum.StrEnum):
+class Status(SentenceEnum):
     """The outcome of one measurement. Each member's `sentence` says what it means."""
-
-    sentence: str
 
     OK = "ok", "Measured; the error bar or residual is in `stderr`."
     NOT_CONVERGED = "not_converged", "The solver used up its products; `stderr` bounds the remaining residual."
@@ -15,10 +12,3 @@ class Status(enum.StrEnum):
     UNSUPPORTED = "unsupported", "This model, optimizer or trainer does not allow the measurement; `reason` says why."
     NON_FINITE = "non_finite", "The value is NaN or infinite; it is kept as data."
     FAILED = "failed", "The probe raised an exception; training went on; `reason` holds the message."
-
-    def __new__(cls, value: str, sentence: str) -> Self:
-        """Make a string member that carries its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
