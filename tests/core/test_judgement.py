@@ -146,7 +146,7 @@ def test_noisy_predictions_are_pooled_as_a_ratio_of_means():
 
 def test_a_residual_widens_the_interval_for_good_and_a_standard_error_does_not():
     class Residual(TwoSided):
-        stderr_is_residual = True
+        measures = ("sharpness",)
 
     values = [1 + 0.001 * (-1) ** i for i in range(20)]
     assert run(TwoSided(), values, measured_stderr=0.2)[-1].verdict is Verdict.HOLDS

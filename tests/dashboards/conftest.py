@@ -17,11 +17,9 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from learnmech.collector.judging import Judge
-from learnmech.collector.service import page as service_page
 from learnmech.collector.service.server import Service
 from learnmech.collector.service.settings import Settings
 from learnmech.collector.store import Store
-from learnmech.dashboards import page
 from learnmech.wire import Batch
 
 SOLID = (230, 255)
@@ -165,12 +163,10 @@ class Collectors:
 
 @pytest.fixture(scope="session")
 def collectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collectors]:
-    """Real collectors that serve the page of this checkout, installed or not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service_page, "find", lambda: service_page.load(page.folder()))
-        running = Collectors(tmp_path_factory.mktemp("collectors"))
-        yield running
-        running.close()
+    """Real collectors that serve the installed page."""
+    running = Collectors(tmp_path_factory.mktemp("collectors"))
+    yield running
+    running.close()
 
 
 # Not for the session: while Playwright is open, no other test of this process could run an event loop of its own.

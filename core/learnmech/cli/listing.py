@@ -42,6 +42,7 @@ def observables() -> list[dict[str, Any]]:
             "symbol": observable.symbol,
             "unit": observable.unit,
             "scale": str(observable.scale),
+            "error": str(observable.error),
             "description": observable.description,
         }
         for observable in observable_package.catalogue()

@@ -71,7 +71,6 @@ class EdgeOfStability(Law):
         1.15,
         "time means after onset are 0.98-1.07 of the edge on real networks and sit 0-5 % above it",
     )
-    stderr_is_residual = True
     one_sided = True
     advice: ClassVar = {
         Verdict.HOLDS: (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from learnmech.laws.law import Band, Law
 from learnmech.laws.statistics import Interval, ratio_of_means
 from learnmech.laws.verdict import Verdict
-from learnmech.observables import Status
+from learnmech.observables import Error, Status, get
 
 LOOKS = 3
 """Looks in a row that must lie outside the band before `deviates` is said: brought false alarms of a law that "
@@ -144,7 +144,8 @@ def _interval(law: Law, pool: Sequence[Point]) -> Interval:
     predicted = [point.predicted or 0.0 for point in pool]
     errors = [point.measured_stderr or 0.0 for point in pool]
     if len(pool) > 1:
-        floor = math.fsum(errors) / len(pool) if law.stderr_is_residual else 0.0
+        # A solver's residual neither shows in the scatter nor averages away; a standard error does both.
+        floor = math.fsum(errors) / len(pool) if get(law.measures[0]).error is Error.RESIDUAL else 0.0
         return ratio_of_means(measured, predicted, floor=floor)
     center = measured[0] / predicted[0]
     relative = math.hypot(errors[0] / predicted[0], center * (pool[0].predicted_stderr or 0.0) / predicted[0])

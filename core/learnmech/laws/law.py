@@ -113,8 +113,6 @@ class Law(ABC):
         band: The tolerance on measured/predicted.
         window: How many measurements the verdict looks back on.
         minimum: How many measurements under an unchanged prediction it takes to say `holds` or `deviates`.
-        stderr_is_residual: True if the error bar of what is measured is a solver's residual, which repeating does not
-            average away and scatter does not show; False if it is a standard error, which the scatter shows already.
         one_sided: True if values below the band are lawful (`sub_edge`).
         advice: What a practitioner does about each verdict.
     """
@@ -130,7 +128,6 @@ class Law(ABC):
     band: ClassVar[Band]
     window: ClassVar[int] = 10
     minimum: ClassVar[int] = 5
-    stderr_is_residual: ClassVar[bool] = False
     one_sided: ClassVar[bool] = False
     advice: ClassVar[Mapping[Verdict, str]]
 

@@ -14,13 +14,14 @@ from learnmech.observables.catalogue import (
     get,
     is_declared,
 )
-from learnmech.observables.observable import Kind, Observable, Scale
+from learnmech.observables.observable import Error, Kind, Observable, Scale
 from learnmech.observables.sentence import SentenceEnum
 from learnmech.observables.status import Status
 
 __all__ = [
     "MAX_NAME_LENGTH",
     "USER_PREFIX",
+    "Error",
     "Kind",
     "Observable",
     "Scale",

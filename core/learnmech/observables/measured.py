@@ -1,6 +1,6 @@
 """The quantities that probes measure."""
 
-from learnmech.observables.observable import Observable, Scale
+from learnmech.observables.observable import Error, Observable, Scale
 
 _LOG = Scale.LOG
 
@@ -19,6 +19,7 @@ MEASURED = (
         "loss",
         "Largest algebraic eigenvalue of the Hessian of the loss on the probe batch "
         "(Cohen et al. 2021, arXiv 2103.00065). `stderr` is the residual bound |Hv - lambda v|.",
+        error=Error.RESIDUAL,
     ),
     Observable(
         "sharpness_preconditioned",
@@ -26,6 +27,7 @@ MEASURED = (
         "loss",
         "Largest eigenvalue of the Hessian preconditioned as the optimizer does it, bias corrections and epsilon "
         "included (Cohen et al. 2022, arXiv 2207.14484). `stderr` is the residual bound.",
+        error=Error.RESIDUAL,
     ),
     Observable("sharpness_products", r"n_{Hv}", "1", "Hessian-vector products that the sharpness measurement used."),
     Observable(
@@ -41,6 +43,7 @@ MEASURED = (
         r"\lambda_k(H)",
         "loss",
         "The k-th largest algebraic eigenvalue of the Hessian; scope is the rank k, starting at 1.",
+        error=Error.RESIDUAL,
     ),
     Observable(
         "grad_sq_norm",

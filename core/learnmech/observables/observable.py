@@ -18,6 +18,15 @@ class Scale(enum.StrEnum):
     LOG = "log"
 
 
+class Error(enum.StrEnum):
+    """What the `stderr` of an observable's measurements is."""
+
+    STANDARD = "standard error"
+    """Of a statistical estimate: scatter shows it, and repeating averages it away."""
+    RESIDUAL = "residual bound"
+    """Of a solver: the true value lies no further away; scatter does not show it, and it does not average away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observable:
     """One word of the vocabulary.
@@ -29,6 +38,7 @@ class Observable:
         description: The definition, in one or two sentences, with the paper where the quantity is defined.
         kind: Measured by a probe, or a hyperparameter in force.
         scale: The axis on which it reads best.
+        error: What its `stderr` is.
     """
 
     name: str
@@ -37,3 +47,4 @@ class Observable:
     description: str
     kind: Kind = Kind.MEASURED
     scale: Scale = Scale.LINEAR
+    error: Error = Error.STANDARD

@@ -97,4 +97,4 @@ def test_the_laws_are_listed(shared):
 def test_the_vocabulary_is_listed(shared):
     listed = shared.http.get("/v1/observables").json()
     assert [word["name"] for word in listed] == [word.name for word in observables.catalogue()]
-    assert {"name", "symbol", "unit", "description", "kind", "scale"} == set(listed[0])
+    assert {"name", "symbol", "unit", "description", "kind", "scale", "error"} == set(listed[0])

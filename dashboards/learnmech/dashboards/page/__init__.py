@@ -47,6 +47,13 @@ def panels_json() -> str:
     return json.dumps(declarations(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
+def _error(panel: Panel) -> str:
+    """Say what the error band of a panel is, in its legend's words."""
+    gauge = laws.get(panel.name).measures[0] if panel.view is View.RESIDUALS else panel.name
+    residual = observables.get(gauge).error is observables.Error.RESIDUAL
+    return "± residual bound" if residual else "± one standard error"
+
+
 def _panel(panel: Panel) -> dict[str, Any]:
     text = panel.description
     written: dict[str, Any] = {
@@ -58,6 +65,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "unit": panel.unit,
         "scale": panel.scale.value,
         "stepped": panel.stepped,
+        "error": _error(panel),
         "rules": list(panel.rules),
         "curves": [
             {"role": c.role.value, "column": c.column, "error": c.error, "sign": c.sign, "divisor": c.divisor}

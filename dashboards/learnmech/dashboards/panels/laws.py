@@ -43,7 +43,7 @@ def panel(law: laws.Law) -> Panel:
         scale=gauges[0].scale,
         description=Description(
             shows=(
-                f"Solid: {' or '.join(law.measures)}, as measured, with one standard error around it. "
+                f"Solid: {' or '.join(law.measures)}, as measured, with {_error(gauges[0])} around it. "
                 "Dashed: what the law predicts from the hyperparameters and measurements in force. "
                 "Grey: the tolerance inside which the law counts as true."
             ),
@@ -89,6 +89,10 @@ def _fails(law: laws.Law) -> str:
         f"{law.advice[laws.Verdict.NOT_APPLICABLE]} It also needs {needs}; while one is missing the verdict is "
         "`not_applicable` and says which."
     )
+
+
+def _error(gauge: observables.Observable) -> str:
+    return "its residual bound" if gauge.error is observables.Error.RESIDUAL else "one standard error"
 
 
 def _is_noisy(law: laws.Law) -> bool:

@@ -151,7 +151,8 @@ export class Explorer {
     const [observable, scope] = [key.slice(0, key.indexOf("|")), key.slice(key.indexOf("|") + 1)];
     const declared = known.observables.get(observable);
     const panel = { id: `pin:${key}`, title: scope ? `${observable} · ${scope}` : observable, question: declared?.description ?? "",
-      name: observable, scope, curves: OBSERVED, unit: declared?.unit ?? "1", scale: declared?.scale ?? "linear", pinned: true };
+      name: observable, scope, curves: OBSERVED, unit: declared?.unit ?? "1", scale: declared?.scale ?? "linear", pinned: true,
+      error: declared?.error === "residual bound" ? "± residual bound" : "± one standard error" };
     const card = new ObservableCard(panel, () => choose("pins", choice.pins.filter((p) => p !== key), "pins"));
     this.pins.append(card.element);
     return card;

@@ -107,7 +107,7 @@ export class LawCard {
       this.strip.show(shown.filter(({ columns }) => columns?.step?.length).map(({ id, columns }) =>
         ({ id, x: this.entries.get(id).x, verdict: columns.verdict, reason: columns.reason })));
     }
-    legend(this.legend, entries, { zone: true });
+    legend(this.legend, entries, { zone: true, band: this.panel.error });
     this.explain(shown, folded);
     this.point(this.cursor);
   }

@@ -91,7 +91,7 @@ export class ObservableCard {
     const thinned = ids.some((id) => isThinned(this.columns.get(`${id}|measured`)));
     legend(this.legend, this.entries, {
       measured: this.panel.name, predicted: this.panel.reference?.label ?? "",
-      band: thinned && !ids.some((id) => this.columns.get(`${id}|measured`).stderr?.some((s) => s)) ? "smallest to largest per point" : "± one standard error",
+      band: thinned && !ids.some((id) => this.columns.get(`${id}|measured`).stderr?.some((s) => s)) ? "smallest to largest per point" : this.panel.error ?? "± one standard error",
     });
     const empty = this.entries.every((entry) => !entry.x.length);
     const waits = choice.selected.some((id) => !known.details.has(id));
