@@ -162,12 +162,12 @@ class Page {
 
 async function start() {
   api.onUnauthorized(askForToken);
-  readHash();
   const panels = fetch(api.address("page/panels.json")).then((response) => response.json());
   const [declared, laws, observables] = await Promise.all([panels, api.laws(), api.observables()]);
   known.panels = declared;
   known.laws = new Map(laws.map((law) => [law.name, law]));
   known.observables = new Map(observables.map((observable) => [observable.name, observable]));
+  readHash(); // here, with nothing awaited before `listen`: an address typed while the page loads is not overlooked
   await new Page().run();
 }
 
