@@ -3,6 +3,7 @@
 import difflib
 from functools import cache
 
+from learnmech.observables.curvature import CURVATURE
 from learnmech.observables.hyperparameters import HYPERPARAMETERS
 from learnmech.observables.measured import MEASURED
 from learnmech.observables.observable import Observable
@@ -30,7 +31,7 @@ class UnknownObservable(ValueError):
 
 @cache
 def _by_name() -> dict[str, Observable]:
-    return {observable.name: observable for observable in MEASURED + HYPERPARAMETERS}
+    return {observable.name: observable for observable in MEASURED + CURVATURE + HYPERPARAMETERS}
 
 
 def catalogue() -> tuple[Observable, ...]:

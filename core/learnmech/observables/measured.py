@@ -1,6 +1,6 @@
-"""The quantities that probes measure."""
+"""The quantities that probes measure, but for curvature."""
 
-from learnmech.observables.observable import Error, Observable, Scale
+from learnmech.observables.observable import Observable, Scale
 
 _LOG = Scale.LOG
 
@@ -12,38 +12,6 @@ MEASURED = (
         "loss",
         "Euclidean norm of the whole gradient used for the update, unscaled and before clipping.",
         scale=_LOG,
-    ),
-    Observable(
-        "sharpness",
-        r"\lambda_{\max}(H)",
-        "loss",
-        "Largest algebraic eigenvalue of the Hessian of the loss on the probe batch "
-        "(Cohen et al. 2021, arXiv 2103.00065). `stderr` is the residual bound |Hv - lambda v|.",
-        error=Error.RESIDUAL,
-    ),
-    Observable(
-        "sharpness_preconditioned",
-        r"\lambda_{\max}(P^{-1/2} H P^{-1/2})",
-        "loss",
-        "Largest eigenvalue of the Hessian preconditioned as the optimizer does it, bias corrections and epsilon "
-        "included (Cohen et al. 2022, arXiv 2207.14484). `stderr` is the residual bound.",
-        error=Error.RESIDUAL,
-    ),
-    Observable("sharpness_products", r"n_{Hv}", "1", "Hessian-vector products that the sharpness measurement used."),
-    Observable(
-        "batch_sharpness",
-        r"\mathbb{E}_B\,\frac{g_B^\top H_B g_B}{g_B^\top g_B}",
-        "loss",
-        "Rayleigh quotient of the mini-batch Hessian along its own gradient, averaged over batches "
-        "(Andreyev & Beneventano 2024, arXiv 2412.20553).",
-    ),
-    Observable("hessian_trace", r"\operatorname{tr} H", "loss", "Trace of the Hessian of the loss."),
-    Observable(
-        "hessian_eigenvalue",
-        r"\lambda_k(H)",
-        "loss",
-        "The k-th largest algebraic eigenvalue of the Hessian; scope is the rank k, starting at 1.",
-        error=Error.RESIDUAL,
     ),
     Observable(
         "grad_sq_norm",

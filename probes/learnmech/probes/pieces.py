@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from learnmech.probes.curvature.counting import examples
 from learnmech.probes.isolation import Refusal
 from learnmech.probes.isolation.batch import rebuild, tensors
+from learnmech.probes.isolation.counting import examples
 
 REMEDY = "Pass GradientNoiseScale(split=...), a function split(batch, pieces) that returns a list of smaller batches."
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from learnmech.observables import Status
 from learnmech.probes.changes import Changes
-from learnmech.probes.curvature import TopEigenvalues, hessian_of, top_eigenvalues_of
-from learnmech.probes.curvature.preconditioner import NoPreconditioner, inverse_root, preconditioner_of
-from learnmech.probes.isolation import PureLoss, Refusal
-from learnmech.probes.pieces import split
-from learnmech.probes.probe import BaseProbe, TrainingView
+from learnmech.probes.curvature import TopEigenvalues, top_eigenvalues_of
+from learnmech.probes.curvature.preconditioners import NoPreconditioner, inverse_root, preconditioner_of
+from learnmech.probes.curvature_probe import CurvatureProbe
+from learnmech.probes.isolation import PureLoss
+from learnmech.probes.probe import TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.wire import Measurement
 
@@ -21,16 +21,7 @@ RECHECK = 10
 and does the curvature agree with finite differences."""
 
 
-PATIENCE = 3
-"""Measurements in a row without a usable second derivative after which there will be none."""
-
-
-FINER = 4
-"""After running out of memory the batch is taken in so many times more parts, one graph at a time: four need no more
-memory than a training step, where the whole batch needs three times as much (small transformer and CNN)."""
-
-
-class Sharpness(BaseProbe):
+class Sharpness(CurvatureProbe):
     """Measures `sharpness`, and `sharpness_preconditioned` where the optimizer preconditions.
 
     Lanczos on exact Hessian-vector products of the loss on the current batch, in training mode and at the training's
@@ -45,6 +36,7 @@ class Sharpness(BaseProbe):
         max_products: Most Hessian-vector products per measurement; on reaching it the status is `not_converged`.
         preconditioned: Measure the preconditioned sharpness too, where there is a preconditioner.
         batch: A fixed batch to measure on, instead of the current one.
+        method: How to come by products: `auto`, or one of the methods of `learnmech.probes.curvature.Choice`.
         name: Name, if there are two probes of this class.
 
     References:
@@ -53,7 +45,6 @@ class Sharpness(BaseProbe):
 
     default_name: ClassVar[str] = "sharpness"
     observables: ClassVar[tuple[str, ...]] = ("sharpness",)
-    replays: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -63,9 +54,10 @@ class Sharpness(BaseProbe):
         max_products: int = 30,
         preconditioned: bool = True,
         batch: Any = None,
+        method: str = "auto",
         name: str | None = None,
     ) -> None:
-        super().__init__(schedule, name=name)
+        super().__init__(schedule, batch=batch, method=method, name=name)
         if not 0 < tol < 1:
             raise ValueError(f"Sharpness(tol={tol!r}): expected a relative residual between 0 and 1, such as 1e-3")
         if max_products < 1:
@@ -73,40 +65,16 @@ class Sharpness(BaseProbe):
         self.tol = tol
         self.max_products = max_products
         self.preconditioned = preconditioned
-        self.batch = batch
-        self.reset()
 
     def reset(self) -> None:
         """Forget eigenvectors of an earlier run."""
+        super().reset()
         self._starts: dict[str, TopEigenvalues] = {}
         self._changes = Changes()
-        self._uses = 0
-        self._unsupported = 0
-        self._parts = 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave eigenvectors out of copies and pickles: they are as large as the model."""
         return self.__dict__ | {"_starts": {}}
-
-    def measure(self, view: TrainingView) -> list[Measurement]:
-        """Measure at the weights and batch of `view`.
-
-        Raises:
-            Refusal: The loss has no usable second derivative.
-            OutOfMemoryError: There is not enough memory; the next measurement needs less.
-        """
-        scale = self._scale(view)
-        try:
-            measurements = view.isolate(lambda loss: self._measure(loss, view, scale))
-        except torch.OutOfMemoryError:
-            self._parts *= FINER  # next time
-            raise
-        self._uses += 1
-        first = measurements[0]
-        self._unsupported = self._unsupported + 1 if first.status is Status.UNSUPPORTED else 0
-        if self._unsupported >= PATIENCE:
-            raise Refusal(first.reason)
-        return measurements
 
     def _scale(self, view: TrainingView) -> list[Tensor] | NoPreconditioner | None:
         """Return P^(-1/2) of the optimizer's preconditioner, why there is none now, or None if there never is one."""
@@ -117,41 +85,41 @@ class Sharpness(BaseProbe):
             return found if found.yet else None
         return inverse_root(found)
 
-    def _measure(
-        self, loss: PureLoss, view: TrainingView, scale: list[Tensor] | NoPreconditioner | None
-    ) -> list[Measurement]:
-        batch = view.batch if self.batch is None else self.batch
-        top = self._top("sharpness", loss, batch, None)
+    def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
+        """Measure on a pure loss at the weights of `view`."""
+        batch = self.batch_of(view)
+        top, method = self._top("sharpness", loss, batch, None)
         products = top.products
-        method = "double_backward" if self._parts == 1 else f"double_backward_in_{self._parts}_parts"
         found = [_measurement("sharpness", top, method)]
+        scale = self._scale(view)
         if isinstance(scale, NoPreconditioner):
             found.append(Measurement("sharpness_preconditioned", None, status=Status.UNDETERMINED, reason=scale.reason))
         elif scale is not None:
-            preconditioned = self._top("sharpness_preconditioned", loss, batch, scale)
+            preconditioned, method = self._top("sharpness_preconditioned", loss, batch, scale)
             products += preconditioned.products
             found.append(_measurement("sharpness_preconditioned", preconditioned, method))
         found.append(Measurement("sharpness_products", float(products)))
         return found + self._determinism(loss, batch)
 
-    def _top(self, observable: str, loss: PureLoss, batch: Any, scale: list[Tensor] | None) -> TopEigenvalues:
-        parts = [batch] if self._parts == 1 else split(batch, self._parts)
-        operator = hessian_of(loss, parts, scale=scale, retain=self._parts == 1)
+    def _top(
+        self, observable: str, loss: PureLoss, batch: Any, scale: list[Tensor] | None
+    ) -> tuple[TopEigenvalues, str]:
+        operator = self.operator(loss, batch, scale)
         earlier = self._starts.get(observable)
-        if earlier is not None and earlier.vectors.shape != (1, operator.size):
+        if earlier is not None and earlier.vectors.shape != (1, operator.space.size):
             earlier = None  # layers were frozen or unfrozen since, or the last measurement failed
-        limit = min(self.max_products, max(operator.size, 1))
-        check = self._uses % RECHECK == 0
+        limit = min(self.max_products, max(operator.space.dimension, 1))
+        check = self.uses % RECHECK == 0
         top = top_eigenvalues_of(operator, start=earlier, tol=self.tol, max_products=limit, check=check)
         operator.release()
         self._starts[observable] = top
-        return top
+        return top, self.method_of(operator)
 
     def _determinism(self, loss: PureLoss, batch: Any) -> list[Measurement]:
         """Compare the loss under two states of the random streams: laws of deterministic descent ask for that."""
-        if self._uses % RECHECK:
+        if self.uses % RECHECK:
             return []
-        part = batch if self._parts == 1 else split(batch, self._parts)[0]
+        part = self.parts(batch)[0]
         with torch.no_grad():
             one, other = (float(loss(part, draw=draw)) for draw in (0, 1))
         if not math.isfinite(one):

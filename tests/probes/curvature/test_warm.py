@@ -6,14 +6,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from learnmech.observables import Status
-from learnmech.probes.curvature import HessianOperator, top_eigenvalues, top_eigenvalues_of
-from learnmech.probes.curvature.start import REFRESH
+from learnmech.probes.curvature import HessianOperator, Objective, top_eigenvalues, top_eigenvalues_of
+from learnmech.probes.curvature.solvers.start import REFRESH
 
 
 def diagonal_operator(diagonal):
     """0.5 w' D w: a Hessian that is known exactly and as large as one likes."""
     w = torch.zeros_like(diagonal).requires_grad_()
-    return HessianOperator([w], [lambda p: 0.5 * (diagonal * p[0] * p[0]).sum()])
+    return HessianOperator(Objective([w], [lambda p: 0.5 * (diagonal * p[0] * p[0]).sum()]))
 
 
 def spectrum(n, generator):

@@ -1,14 +1,14 @@
-"""Curvature of the loss: exact Hessian-vector products, Lanczos, preconditioners, and a check of every result.
+"""Curvature of the loss: products with its Hessian, eigenvalues, preconditioners, and a check of every result.
 
-`top_eigenvalues(loss_fn, model, batches)` is the whole way. `HessianOperator` and `top_eigenvalues_of` are its core,
-for losses that are functions of tensors already.
+`top_eigenvalues(loss_fn, model, batches)` is the whole way. An `Objective`, an operator on it and `top_eigenvalues_of`
+are its core, for losses that are functions of tensors already.
 """
 
+from learnmech.probes.curvature.batches import objective_of
 from learnmech.probes.curvature.check import Agreement, Comparison
-from learnmech.probes.curvature.counting import examples
-from learnmech.probes.curvature.hvp import HessianOperator, NonFinite, NotTwiceDifferentiable
-from learnmech.probes.curvature.lanczos import RitzPairs, lanczos
-from learnmech.probes.curvature.preconditioner import (
+from learnmech.probes.curvature.objective import NonFinite, Objective, Unmeasurable
+from learnmech.probes.curvature.operators import Choice, HessianOperator, NotTwiceDifferentiable, Operator, Scaled
+from learnmech.probes.curvature.preconditioners import (
     NoPreconditioner,
     adam_preconditioner,
     inverse_root,
@@ -16,22 +16,29 @@ from learnmech.probes.curvature.preconditioner import (
     rmsprop_preconditioner,
 )
 from learnmech.probes.curvature.result import TopEigenvalues
-from learnmech.probes.curvature.top import hessian_of, top_eigenvalues, top_eigenvalues_of
+from learnmech.probes.curvature.solvers.lanczos import RitzPairs, lanczos
+from learnmech.probes.curvature.space import Space
+from learnmech.probes.curvature.top import top_eigenvalues, top_eigenvalues_of
 
 __all__ = [
     "Agreement",
+    "Choice",
     "Comparison",
     "HessianOperator",
     "NoPreconditioner",
     "NonFinite",
     "NotTwiceDifferentiable",
+    "Objective",
+    "Operator",
     "RitzPairs",
+    "Scaled",
+    "Space",
     "TopEigenvalues",
+    "Unmeasurable",
     "adam_preconditioner",
-    "examples",
-    "hessian_of",
     "inverse_root",
     "lanczos",
+    "objective_of",
     "preconditioner_of",
     "rmsprop_preconditioner",
     "top_eigenvalues",

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learnmech.probes.curvature.flat import norm
-from learnmech.probes.curvature.hvp import HessianOperator
+from learnmech.probes.curvature.operators.operator import Operator
 
 TOLERANCE = 0.02
 """Accepted relative difference; at a step of 1e-4 |w| it was below 0.3 % in each of 72 measurements on tanh and GELU
@@ -51,7 +50,7 @@ class Comparison:
 NOT_COMPARED = Comparison(Agreement.SKIPPED)
 
 
-def compare(operator: HessianOperator, vector: Tensor, curvature: float) -> Comparison:
+def compare(operator: Operator, vector: Tensor, curvature: float) -> Comparison:
     """Compare v'Av, found by double backward, with central differences of the gradient along v.
 
     d = (v' g(w + h S v) - v' g(w - h S v)) / 2h, with h so that |h S v| is a small part of |w|. The cost is two
@@ -68,14 +67,14 @@ def compare(operator: HessianOperator, vector: Tensor, curvature: float) -> Comp
     Returns:
         The outcome with the differences.
     """
-    if any(torch.finfo(p.dtype).eps > torch.finfo(torch.float32).eps for p in operator.parameters):
+    if operator.resolution > torch.finfo(torch.float32).eps:
         return Comparison(Agreement.INCONCLUSIVE)  # half-precision weights cannot move by so little
-    length = float(norm(operator.moved(vector)))
+    length = float(operator.space.norm(operator.moved(vector)))
     if not math.isfinite(length) or length == 0.0:
         return Comparison(Agreement.INCONCLUSIVE)
     unit = (operator.magnitude() or 1.0) / length
     differences: list[float] = []
-    for step in STEPS.get(operator.dtype, STEPS_FLOAT32):
+    for step in STEPS.get(operator.space.dtype, STEPS_FLOAT32):
         h = step * unit
         differences.append((operator.slope(vector, h) - operator.slope(vector, -h)) / (2 * h))
         if abs(differences[-1] - curvature) <= TOLERANCE * abs(curvature):

@@ -1,34 +1,29 @@
 """The largest algebraic eigenvalues of the loss Hessian: the sharpness, warm-started, bounded and checked."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from learnmech.observables import Status
-from learnmech.probes.curvature.check import NOT_COMPARED, Agreement, Comparison, compare
-from learnmech.probes.curvature.counting import examples
-from learnmech.probes.curvature.hvp import HessianOperator, NonFinite, NotTwiceDifferentiable
-from learnmech.probes.curvature.lanczos import RitzPairs, lanczos
-from learnmech.probes.curvature.preconditioner import NoPreconditioner, inverse_root, preconditioner_of
+from learnmech.probes.curvature.batches import objective_of
+from learnmech.probes.curvature.check import NOT_COMPARED, compare
+from learnmech.probes.curvature.objective import NonFinite, Unmeasurable
+from learnmech.probes.curvature.operators import Choice, Operator
+from learnmech.probes.curvature.preconditioners import NoPreconditioner, inverse_root, preconditioner_of
 from learnmech.probes.curvature.result import TopEigenvalues, nothing
-from learnmech.probes.curvature.start import start_vectors
-
-if TYPE_CHECKING:
-    from learnmech.probes.isolation import LossFunction, PureLoss
+from learnmech.probes.curvature.solvers.lanczos import lanczos
+from learnmech.probes.curvature.solvers.start import start_vectors
+from learnmech.probes.curvature.trust import judged
+from learnmech.probes.isolation import FunctionSource, LossFunction, PureLoss, Refusal, Skip, isolated
 
 Preconditioner = torch.optim.Optimizer | Sequence[Tensor] | Mapping[str, Tensor]
 """An optimizer to read the diagonal P from, or P itself: a tensor per trainable parameter, in order or by name."""
 
-ASYMMETRY = 0.02
-"""Relative asymmetry beyond which the products are not those of a Hessian. Rounding gives 1e-6 in float32, and 3e-3
-under bfloat16 autocast; a second derivative that is missing in one place gives its share of the whole."""
-
 
 def top_eigenvalues(
-    loss_fn: "LossFunction",
+    loss_fn: LossFunction,
     model: nn.Module,
     batches: Sequence[Any],
     k: int = 1,
@@ -42,6 +37,7 @@ def top_eigenvalues(
     seed: int = 0,
     retain: bool = True,
     check: bool = True,
+    method: str = "auto",
 ) -> TopEigenvalues:
     """Return the k largest algebraic eigenvalues of the Hessian of the mean loss over all examples of `batches`.
 
@@ -69,7 +65,7 @@ def top_eigenvalues(
         batches: The batches, in memory, in any form that `loss_fn` takes.
         k: How many eigenvalues.
         weights: Number of examples n_i of each batch. None: the first dimension of the first tensor in the batch (see
-            `learnmech.probes.curvature.counting.examples`); a single batch needs none.
+            `learnmech.probes.isolation.counting.examples`); a single batch needs none.
         preconditioner: An optimizer (Adam, AdamW, RMSprop) or the diagonal P itself. Before the optimizer's first step
             the status is `unsupported` and the reason starts with "not yet".
         start: The result of the measurement before, or vectors: it saves products while the weights have moved little.
@@ -81,6 +77,7 @@ def top_eigenvalues(
         seed: Seed of the start vectors.
         retain: Keep the graphs of all batches between products (faster); False builds them anew (smaller).
         check: Compare the curvature along the first vector with finite differences, at the cost of one product.
+        method: `auto`, or the one way to products to use; see `learnmech.probes.curvature.operators.Choice`.
 
     Returns:
         Eigenvalues, bounds, vectors, and how they were come by.
@@ -88,68 +85,27 @@ def top_eigenvalues(
     Raises:
         ValueError: There are no batches, their sizes cannot be told, or k, start or preconditioner do not fit.
     """  # noqa: DOC502 (raised below)
-    # isolation uses twice_differentiable of this package
-    from learnmech.probes.isolation import FunctionSource, Refusal, Skip, isolated
-
     source = FunctionSource(model, loss_fn)
     # before the swap: an optimizer's state is found by the identity of the model's own parameters
     scale = _scale(preconditioner, {name: p for name, p in source.model.named_parameters() if p.requires_grad})
     if isinstance(scale, NoPreconditioner):
         return nothing(k, Status.UNSUPPORTED, scale.reason)
 
-    def work(loss: "PureLoss") -> TopEigenvalues:
-        operator = hessian_of(loss, batches, weights=weights, scale=scale, retain=retain)
+    def work(loss: PureLoss) -> TopEigenvalues:
+        objective = objective_of(loss, batches, weights=weights)
+        operator = Choice(method).operator(objective, scale=scale, retain=retain)
         return top_eigenvalues_of(
             operator, k, start=start, tol=tol, max_products=max_products, generator=generator, seed=seed, check=check
         )
 
     try:
         return isolated(source, work)
-    except (Refusal, Skip) as refusal:
+    except (Refusal, Skip, Unmeasurable) as refusal:
         return nothing(k, Status.UNSUPPORTED, str(refusal))
 
 
-def hessian_of(
-    loss: "PureLoss",
-    batches: Sequence[Any],
-    *,
-    weights: Sequence[float] | None = None,
-    scale: Sequence[Tensor] | None = None,
-    retain: bool = True,
-) -> HessianOperator:
-    """Return the Hessian of an isolated loss over batches; usable inside `learnmech.probes.isolation.isolated` only.
-
-    Args:
-        loss: The isolated loss.
-        batches: Batches for it. The i-th one is evaluated with the i-th fixed state of the random streams.
-        weights: Number of examples of each batch; None: see `top_eigenvalues`.
-        scale: P^(-1/2), a tensor for each leaf, in order.
-        retain: Keep graphs between products.
-
-    Raises:
-        ValueError: There are no batches, or their sizes cannot be told.
-    """
-    if not batches:
-        raise ValueError("no batches came; expected a list with one batch or more")
-    if weights is None:
-        weights = [examples(batch) for batch in batches] if len(batches) > 1 else [1.0]
-    return HessianOperator(
-        list(loss.leaves.values()),
-        [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches)],
-        names=list(loss.leaves),
-        weights=weights,
-        scale=scale,
-        inside=loss.at,
-        retain=retain,
-    )
-
-
-def _evaluate(loss: "PureLoss", batch: object, index: int, _: Sequence[Tensor]) -> Tensor:
-    return loss(batch, draw=index)  # the model holds the parameters already: `inside` has put them there
-
-
 def top_eigenvalues_of(
-    operator: HessianOperator,
+    operator: Operator,
     k: int = 1,
     *,
     start: Tensor | TopEigenvalues | None = None,
@@ -164,20 +120,20 @@ def top_eigenvalues_of(
     Raises:
         ValueError: k is not between 1 and the number of parameters and products, or start does not fit.
     """
-    if not 1 <= k <= min(operator.size, max_products):
+    if not 1 <= k <= min(operator.space.dimension, max_products):
         raise ValueError(
-            f"k is {k}; expected at least 1 and at most the {operator.size} parameters and the {max_products} products"
+            f"k is {k}; expected at least 1 and at most the {operator.space.dimension} parameters and the "
+            f"{max_products} products"
         )
 
     def draw() -> Tensor:
-        return torch.randn(operator.size, generator=drawn, device=operator.device, dtype=operator.dtype)
+        return space.draw(drawn)
 
-    drawn = generator or torch.Generator(operator.device)
-    if generator is None:
-        drawn.manual_seed(seed + (start.age if isinstance(start, TopEigenvalues) else 0))
-    block, age = start_vectors(start, k, operator.size, operator.dtype, draw)
+    space = operator.space
+    drawn = generator or space.generator(seed + (start.age if isinstance(start, TopEigenvalues) else 0))
+    block, age = start_vectors(start, k, space, draw)
     try:
-        pairs = lanczos(operator.matvec, block, tol=tol, max_products=max_products, draw=draw)
+        pairs = lanczos(operator.matvec, block, tol=tol, max_products=max_products, draw=draw, space=space)
         if not pairs.finite:
             reason = "a Hessian-vector product is NaN or infinite"
             return nothing(k, Status.NON_FINITE, reason, products=pairs.products, loss=operator.loss)
@@ -186,9 +142,9 @@ def top_eigenvalues_of(
             comparison = compare(operator, pairs.vectors[0], float(pairs.values[0]))
     except NonFinite as error:
         return nothing(k, Status.NON_FINITE, str(error), products=operator.products, loss=operator.loss)
-    except NotTwiceDifferentiable as error:
+    except Unmeasurable as error:
         return nothing(k, Status.UNSUPPORTED, str(error), products=operator.products, loss=operator.loss)
-    status, reason = _judged(pairs, comparison, tol)
+    status, reason = judged(operator, pairs, comparison, tol)
     return TopEigenvalues(
         eigenvalues=pairs.values,
         residuals=pairs.residuals,
@@ -204,30 +160,6 @@ def top_eigenvalues_of(
         scout=pairs.scout,
         age=age,
     )
-
-
-def _judged(pairs: RitzPairs, comparison: Comparison, tol: float) -> tuple[Status, str]:
-    top = float(pairs.values[0])
-    if comparison.agreement is Agreement.DISAGREES:
-        found = ", ".join(f"{difference:.4g}" for difference in comparison.differences)
-        return Status.UNSUPPORTED, (
-            f"an operation in the model has a wrong second derivative: along the top vector the curvature is {top:.4g} "
-            f"by double backward and {found} by differences of gradients"
-        )
-    if pairs.asymmetry > ASYMMETRY:
-        return Status.UNSUPPORTED, (
-            "an operation in the model has a wrong second derivative: the Hessian is asymmetric by "
-            f"{pairs.asymmetry:.1%} of its norm"
-        )
-    if not pairs.converged:
-        return Status.NOT_CONVERGED, (
-            f"after {pairs.products} products the relative residual is {_relative(pairs):.2g}, wanted is {tol:.2g}"
-        )
-    return Status.OK, ""
-
-
-def _relative(pairs: RitzPairs) -> float:
-    return float((pairs.residuals / pairs.values.abs()).max())
 
 
 def _scale(

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from learnmech.probes.curvature.contexts import twice_differentiable
 from learnmech.probes.isolation.batch import clone
 from learnmech.probes.isolation.batch import tensors as batch_tensors
 from learnmech.probes.isolation.canary import Canary, training_tensors
+from learnmech.probes.isolation.contexts import twice_differentiable
 from learnmech.probes.isolation.flag import probing
 from learnmech.probes.isolation.journal import Journal
 from learnmech.probes.isolation.leaves import StandIns

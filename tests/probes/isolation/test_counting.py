@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from learnmech.probes.curvature import examples
+from learnmech.probes.isolation.counting import examples
 
 
 class Pair(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from learnmech.probes.curvature.flat import unit
 from learnmech.probes.curvature.result import TopEigenvalues
+from learnmech.probes.curvature.space import Space
 
 NOISE = 0.1
 """Length of a fresh random vector added to each unit start vector.
@@ -28,7 +28,7 @@ wide bulk) neither of the two is certain to see it; this bounds how long. Costs 
 
 
 def start_vectors(
-    start: Tensor | TopEigenvalues | None, k: int, size: int, dtype: torch.dtype, draw: Callable[[], Tensor]
+    start: Tensor | TopEigenvalues | None, k: int, space: Space, draw: Callable[[], Tensor]
 ) -> tuple[Tensor, int]:
     """Return k start vectors and the age to give the next result.
 
@@ -36,8 +36,7 @@ def start_vectors(
         start: An earlier result, or earlier vectors ([P] or [j, P], the first k count), or None for a cold start.
             Vectors that are zero or not finite are replaced by random ones.
         k: How many vectors are needed.
-        size: Their length P.
-        dtype: Their type.
+        space: The space they live in, with P numbers per vector in this process.
         draw: Draws a random vector. [P]
 
     Returns:
@@ -46,20 +45,22 @@ def start_vectors(
     Raises:
         ValueError: The earlier vectors have another length.
     """
-    age, rows = 0, torch.empty((0, size), dtype=dtype)
+    age, rows = 0, torch.empty((0, space.size), dtype=space.dtype)
     scout: Tensor | None = None
     if isinstance(start, TopEigenvalues):
         if start.age < REFRESH and len(start.vectors):
             age, rows, scout = start.age + 1, start.vectors, start.scout
     elif start is not None:
         rows = start.detach().reshape(-1, start.shape[-1])
-    if rows.shape[-1] != size or (scout is not None and len(scout) != size):
-        raise ValueError(f"start vectors have {rows.shape[-1]} components; the parameters have {size}: another model?")
-    result = [unit(draw()) for _ in range(k)]
+    if rows.shape[-1] != space.size or (scout is not None and len(scout) != space.size):
+        raise ValueError(
+            f"start vectors have {rows.shape[-1]} components; the parameters have {space.size}: another model?"
+        )
+    result = [space.unit(draw()) for _ in range(k)]
     for index, row in enumerate(rows[:k]):
-        vector = unit(row.to(result[index]))
-        if bool(vector.isfinite().all()):  # a zero vector has become NaN here
+        vector = space.unit(row.to(result[index]))
+        if bool(space.norm(vector).isfinite()):  # a zero vector has become NaN here
             result[index] = vector.add_(result[index], alpha=NOISE)
     if scout is not None and k <= len(rows):
-        result[k - 1] = result[k - 1].add_(unit(scout.to(result[k - 1])), alpha=SCOUT)
+        result[k - 1] = result[k - 1].add_(space.unit(scout.to(result[k - 1])), alpha=SCOUT)
     return torch.stack(result), age

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learnmech.probes.curvature.flat import dot, norm, unit
+from learnmech.probes.curvature.space import Space
 
 ROUNDING = 4.0
 """Rounding floor of a residual in units of eps * |A|: two passes of Gram-Schmidt and one combination of the basis each
@@ -47,6 +47,7 @@ def lanczos(
     tol: float = 1e-3,
     max_products: int = 60,
     draw: Callable[[], Tensor],
+    space: Space | None = None,
 ) -> RitzPairs:
     r"""Return the k largest algebraic eigenvalues of a symmetric operator, k being the number of start vectors.
 
@@ -65,6 +66,7 @@ def lanczos(
         tol: Relative residual to reach. The eigenvalue itself is then right to about tol^2 |theta| / gap.
         max_products: Never spend more; on reaching it the bounds tell how far it came.
         draw: Draws a random vector. [n]
+        space: The space of the vectors; None: this process holds them whole.
 
     Returns:
         Ritz pairs with bounds.
@@ -73,25 +75,27 @@ def lanczos(
         ValueError: There are more start vectors than dimensions or products.
     """
     k, n = start.shape
-    if k > n or k > max_products:
+    whole = space or Space(n, start.dtype, start.device)
+    if k > whole.dimension or k > max_products:
         raise ValueError(
-            f"{k} eigenvalues of a {n} x {n} matrix with {max_products} products: k must not exceed either"
+            f"{k} eigenvalues of a {whole.dimension} x {whole.dimension} matrix with {max_products} products: "
+            "k must not exceed either"
         )
-    space = _Space(start, draw)
+    krylov = _Krylov(whole, start, draw)
     product = 0
     while True:
         product += 1
-        if not space.extend(matvec(space.basis[product - 1])):
+        if not krylov.extend(matvec(krylov.basis[product - 1])):
             return _not_finite(start, product)
-        values, residuals, combinations = space.ritz()
+        values, residuals, combinations = krylov.ritz()
         # a residual holds the rounding once already: zero and everything else below rounding count as converged
-        converged = bool(np.all(residuals[:k] <= np.maximum(tol * np.abs(values[:k]), 2 * space.rounding)))
+        converged = bool(np.all(residuals[:k] <= np.maximum(tol * np.abs(values[:k]), 2 * krylov.rounding)))
         if product >= k and converged:
             break
         # invariant space: the random parts of the start hold nothing that has not been found
-        if product in (max_products, len(space.basis)):
+        if product in (max_products, len(krylov.basis)):
             break
-    wanted = space.combine(combinations[: k + 1])
+    wanted = krylov.combine(combinations[: k + 1])
     return RitzPairs(
         values=torch.from_numpy(values[:k].copy()),
         residuals=torch.from_numpy(residuals[:k].copy()),
@@ -99,15 +103,16 @@ def lanczos(
         scout=wanted[k] if len(wanted) > k else None,
         products=product,
         converged=converged,
-        asymmetry=space.asymmetry(),
+        asymmetry=krylov.asymmetry(),
         finite=True,
     )
 
 
-class _Space:
+class _Krylov:
     """An orthonormal basis q_1, q_2, ... of the Krylov space and the coefficients q_i' A q_j gathered on the way."""
 
-    def __init__(self, start: Tensor, draw: Callable[[], Tensor]) -> None:
+    def __init__(self, space: Space, start: Tensor, draw: Callable[[], Tensor]) -> None:
+        self.space = space
         self.basis: list[Tensor] = []
         self.columns: list[list[float]] = []  # columns[j][i] = q_i' A q_j
         self.dropped: list[float] = []  # norm of the part of A q_j that was too small to span a direction
@@ -121,34 +126,34 @@ class _Space:
         return ROUNDING * self.eps * self.norm
 
     def _append(self, vector: Tensor, draw: Callable[[], Tensor]) -> None:
-        length = float(norm(vector))
+        length = float(self.space.norm(vector))
         while True:
             candidate = vector / length if length > 0 else vector
             for _ in range(2):
                 for q in self.basis:
-                    candidate = candidate - dot(q, candidate) * q
-            left = float(norm(candidate))
+                    candidate = candidate - self.space.dot(q, candidate) * q
+            left = float(self.space.norm(candidate))
             if left > 100 * self.eps:  # otherwise what is left of the unit vector is rounding
                 self.basis.append(candidate / left)
                 return
             vector = draw()
-            length = float(norm(vector))
+            length = float(self.space.norm(vector))
 
     def extend(self, image: Tensor) -> bool:
         """Take in A q_j for the next j; False if it is not finite."""
-        before = norm(image)
+        before = self.space.norm(image)
         coefficients = torch.zeros(len(self.basis), dtype=torch.float64, device=image.device)
         for _ in range(2):  # twice is enough (Giraud et al. 2005)
-            overlap = torch.stack([dot(q, image) for q in self.basis])
+            overlap = self.space.dots(self.basis, image)
             for q, c in zip(self.basis, overlap, strict=True):
                 image = torch.addcmul(image, q, c.to(image.dtype), value=-1)
             coefficients += overlap
-        after = norm(image)
+        after = self.space.norm(image)
         *column, length, rest = torch.cat([coefficients, before[None], after[None]]).tolist()  # the one read-back
         if not math.isfinite(length) or not math.isfinite(rest):
             return False
         self.norm = max(self.norm, length)
-        if rest > self.rounding and len(self.basis) < image.numel():
+        if rest > self.rounding and len(self.basis) < self.space.dimension:
             self.basis.append(image / rest)
             column.append(rest)
             self.dropped.append(0.0)
@@ -181,7 +186,7 @@ class _Space:
             total = torch.zeros_like(self.basis[0])
             for q, weight in zip(self.basis, weights.tolist(), strict=False):
                 total.add_(q, alpha=weight)
-            rows.append(unit(total))
+            rows.append(self.space.unit(total))
         return torch.stack(rows)
 
     def asymmetry(self) -> float:

@@ -1,0 +1,40 @@
+"""The objective of an isolated loss over batches."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from learnmech.probes.curvature.objective import Objective
+from learnmech.probes.isolation import PureLoss
+from learnmech.probes.isolation.counting import examples
+
+
+def objective_of(loss: PureLoss, batches: Sequence[Any], *, weights: Sequence[float] | None = None) -> Objective:
+    """Return the mean of an isolated loss over all examples; usable inside `learnmech.probes.isolation.isolated` only.
+
+    Args:
+        loss: The isolated loss.
+        batches: Batches for it. The i-th one is evaluated with the i-th fixed state of the random streams.
+        weights: Number of examples of each batch. None: the first dimension of the first tensor in the batch (see
+            `learnmech.probes.isolation.counting.examples`); a single batch needs none.
+
+    Raises:
+        ValueError: There are no batches, or their sizes cannot be told.
+    """
+    if not batches:
+        raise ValueError("no batches came; expected a list with one batch or more")
+    if weights is None:
+        weights = [examples(batch) for batch in batches] if len(batches) > 1 else [1.0]
+    return Objective(
+        list(loss.leaves.values()),
+        [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches)],
+        names=list(loss.leaves),
+        weights=weights,
+        inside=loss.at,
+    )
+
+
+def _evaluate(loss: PureLoss, batch: object, index: int, _: Sequence[Tensor]) -> Tensor:
+    return loss(batch, draw=index)  # the model holds the parameters already: `inside` has put them there

@@ -1,0 +1,100 @@
+"""S A S: curvature in the coordinates of a preconditioned optimizer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from learnmech.probes.curvature.objective import Objective
+from learnmech.probes.curvature.operators.operator import Operator
+from learnmech.probes.curvature.space import Space
+
+
+class Scaled:
+    """The operator S A S with a diagonal S. With S = P^(-1/2) it has the spectrum of P^(-1) A.
+
+    In the coordinates u with w = S u, gradients are S g and a unit vector v stands for the direction S v.
+
+    Args:
+        operator: A.
+        scale: Diagonal of S, flat. [size]
+    """
+
+    def __init__(self, operator: Operator, scale: Tensor) -> None:
+        self._operator = operator
+        self._scale = scale
+
+    @property
+    def space(self) -> Space:
+        """The space of the vectors."""
+        return self._operator.space
+
+    @property
+    def method(self) -> str:
+        """How products come about."""
+        return self._operator.method
+
+    @property
+    def products(self) -> int:
+        """Products spent so far."""
+        return self._operator.products
+
+    @property
+    def error(self) -> float:
+        """Relative error of a product of A."""
+        return self._operator.error
+
+    @property
+    def loss(self) -> float:
+        """The loss at w."""
+        return self._operator.loss
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Parameters that do not enter the loss."""
+        return self._operator.unused
+
+    @property
+    def resolution(self) -> float:
+        """Relative spacing of the coarsest parameter type."""
+        return self._operator.resolution
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return S A S v [size]."""
+        return self._scale * self._operator.matvec(self._scale * vector)
+
+    def gradient(self) -> Tensor:
+        """Return S g [size]."""
+        return self._scale * self._operator.gradient()
+
+    def moved(self, vector: Tensor) -> Tensor:
+        """Return S v in the coordinates of the parameters [size]."""
+        return self._operator.moved(self._scale * vector)
+
+    def slope(self, vector: Tensor, distance: float) -> float:
+        """Return the derivative of the loss along S v at w + distance S v."""
+        return self._operator.slope(self._scale * vector, distance)
+
+    def magnitude(self) -> float:
+        """Return |w|, the norm of all parameters."""
+        return self._operator.magnitude()
+
+    def release(self) -> None:
+        """Free what was kept between products."""
+        self._operator.release()
+
+
+def flat_scale(objective: Objective, scale: Sequence[Tensor]) -> Tensor:
+    """Lay the diagonal of S flat.
+
+    Args:
+        objective: The objective whose parameters it scales.
+        scale: One tensor per parameter, of its shape.
+
+    Raises:
+        ValueError: The shapes are not those of the parameters.
+    """
+    shapes = [tuple(s.shape) for s in scale]
+    expected = [tuple(shape) for shape in objective.shapes]
+    if shapes != expected:
+        raise ValueError(f"the preconditioner has shapes {shapes}; expected those of the parameters, {expected}")
+    return objective.join(list(scale))

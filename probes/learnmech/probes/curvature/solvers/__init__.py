@@ -1,0 +1,1 @@
+"""Eigenvalues from products: Krylov spaces and where they start."""

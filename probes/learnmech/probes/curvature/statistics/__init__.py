@@ -1,0 +1,1 @@
+"""Statistics of the whole spectrum: trace, Frobenius norm, density."""
