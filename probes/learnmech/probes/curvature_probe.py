@@ -49,6 +49,7 @@ class CurvatureProbe(BaseProbe):
         """Forget an earlier run."""
         self.uses = 0
         self._choice = Choice(self.method)
+        self._told = ""
         self._unsupported = 0
         self._parts = 1
 
@@ -75,6 +76,11 @@ class CurvatureProbe(BaseProbe):
         if first is not None and self._unsupported >= PATIENCE:
             raise Refusal(first.reason)
         return measurements
+
+    def notice(self) -> str:
+        """Return why a better method was passed over, once."""
+        earlier, self._told = self._told, self._choice.reason
+        return self._told if self._told != earlier else ""
 
     def batch_of(self, view: TrainingView) -> Any:
         """Return the batch to measure on."""

@@ -113,7 +113,7 @@ class Engine:
         with self._guard:
             self.step = step
             due = self.runner.due(Moment.AT_REST, step)
-            if due and self._may_replay(due, step, batch, source):
+            if self._may_replay([*due, *self._awaiting_test(step)], step, batch, source) and due:
                 view = self._view(step, batch, examples, source)
                 view.used = used
                 for probe in due:
@@ -138,6 +138,12 @@ class Engine:
             self.refuse_replays(step, test.reason)
             return True
         return False
+
+    def _awaiting_test(self, step: int) -> list[Probe]:
+        """List the probes that replay across updates and wait for the self-test, which is made at rest."""
+        if self.self_test is None or self.self_test.verdict is not Verdict.PENDING:
+            return []
+        return [probe for probe in self.runner.due(Moment.UPDATE, step) if replays(probe)]
 
     def after_backward(self, step: int, factor: Callable[[], float]) -> None:
         """Finish the self-test, if one is under way, with the gradient of the very batch that was replayed.
@@ -188,18 +194,23 @@ class Engine:
             self.writer.add(step, self._hyperparameters.changed())
             again = step == self._prepared_at  # another micro-batch of the same update
             due = self._prepared if again else self.runner.due(Moment.UPDATE, step)
+            if self.self_test is not None and self.self_test.verdict is not Verdict.PASSED:
+                due = [probe for probe in due if not replays(probe)]
             self._prepared, self._prepared_at = [], step
             if due:
                 view = self._view(step, None, None, None, gradients, method)
                 view.gradient_scale = scale()
                 self._prepared = [probe for probe in due if self.runner.prepare(probe, view, again=again)]
 
-    def after_update(self, step: int, update: Update, gradients: bool = False) -> None:
+    def after_update(
+        self, step: int, update: Update, source: Callable[[], Source] | None = None, gradients: bool = False
+    ) -> None:
         """Measure the update w_t -> w_(t+1) that has just happened, and record it at step t.
 
         Args:
             step: Updates done before it, t.
             update: What is known of it.
+            source: Makes the source of the loss; called only if it is needed.
             gradients: True if the parameters still hold its gradient, and it was not seen before.
         """
         if not self._guard.open:
@@ -207,14 +218,21 @@ class Engine:
         with self._guard:
             self.writer.add(step, self._facts.changed(update))
             if self._prepared:
-                view = self._view(step, update.batch, update.examples, None, gradients, AT_STEP)
-                view.loss = update.loss
-                for probe in self._prepared:
-                    self.runner.measure(probe, view)
+                self._measure_update(step, update, source, gradients)
             self._prepared = []
             self.writer.count(update.examples)
             self.step = step + 1
             self._settle(step)
+
+    def _measure_update(self, step: int, update: Update, source: Callable[[], Source] | None, gradients: bool) -> None:
+        view = self._view(step, update.batch, update.examples, source, gradients, AT_STEP)
+        view.loss, view.used, view.micro_batches = update.loss, True, update.accumulation
+        ready = self._prepared
+        if source is not None and not self._may_replay(ready, step, update.batch, source):
+            ready = [probe for probe in ready if not replays(probe)]
+        for probe in ready:
+            if self.runner.health.well(probe.name):
+                self.runner.measure(probe, view)
 
     def _view(
         self,
@@ -229,7 +247,7 @@ class Engine:
 
         def isolate(work: Callable[[PureLoss], T]) -> T:
             if source is None:
-                raise RuntimeError("the loss can only be evaluated while the weights are at rest: set moment = AT_REST")
+                raise RuntimeError("the loss cannot be evaluated while an update is prepared, only in measure(view)")
             return isolated(source(), work, batch)
 
         def defer(values: Sequence[Tensor], build: Callable[[list[float]], list[Measurement]]) -> None:

@@ -156,7 +156,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         """Measure the update, if this batch completed one."""
         attempt = self._attempt
         if attempt is not None:
-            self._guard(lambda: attempt.batch_end(trainer, outputs, batch))
+            self._guard(lambda: attempt.batch_end(trainer, pl_module, outputs, batch, batch_idx))
 
     def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
         """End the run: deliver what is left, for a few seconds at most."""

@@ -124,7 +124,7 @@ class Attempt:
         scaled = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.engine.before_update(self._step, scale=lambda: _loss_scale(trainer) if scaled else 1.0)
 
-    def batch_end(self, trainer: Any, outputs: Any, batch: Any) -> None:
+    def batch_end(self, trainer: Any, module: nn.Module, outputs: Any, batch: Any, index: int) -> None:
         """Count a micro-batch; measure the update if it was the last of one."""
         automatic = trainer.lightning_module.automatic_optimization
         divided = trainer.accumulate_grad_batches if automatic else 1
@@ -139,7 +139,7 @@ class Attempt:
         total = sum(known) * trainer.world_size if known and len(known) == len(self._examples) else None
         mean = torch.stack(self._losses).mean() if self._losses else None
         update = Update(mean, batch, total, self._examples[-1], len(self._examples))
-        self.engine.after_update(self._step, update)
+        self.engine.after_update(self._step, update, lambda: self._source(trainer, module, index))
 
     def end(self, exception: BaseException | None) -> None:
         """End the attempt."""

@@ -44,7 +44,9 @@ class TrainingView:
         batch: The batch about to be used (Lightning) or just used (Recorder).
         examples: How many examples it holds, where that can be told.
         used: True if the weights have just been updated with this batch, so that its noise is in them.
-        isolate: Runs work on a pure loss of the model; the only way to evaluate it.
+        micro_batches: How many micro-batches the update accumulated; `batch` is the last of them.
+        isolate: Runs work on a pure loss of the model; the only way to evaluate it. After an update the model holds the
+            new weights; `PureLoss.at` evaluates at others.
         gradients: The complete gradient of the step by name, while there is one; None otherwise.
         gradient_method: How the gradient was seen, if not before clipping.
         gradient_scale: What the gradient is still multiplied by (a loss scale not yet taken out).
@@ -65,6 +67,7 @@ class TrainingView:
     batch: Any = None
     examples: int | None = None
     used: bool = False
+    micro_batches: int = 1
     gradients: Mapping[str, Tensor] | None = None
     gradient_method: str = ""
     gradient_scale: Tensor | float = 1.0

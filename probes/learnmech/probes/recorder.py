@@ -209,7 +209,7 @@ class Recorder:
             return
         examples = count(batch)
         update = self._update(batch, examples, loss)
-        engine.after_update(self.step, update, gradients=not self._prepared)
+        engine.after_update(self.step, update, self._source, gradients=not self._prepared)
         self._micro_batches, self._prepared = [], False
         self.step += 1
         if self._hook is None:

@@ -126,6 +126,15 @@ class Runner:
             self._writer.add(view.step, [checked(measurement) for measurement in found])
             self._since[probe.name] = view.step
             self.health.succeeded(probe.name)
+            self._notice(probe, view.step)
+
+    def _notice(self, probe: Probe, step: int) -> None:
+        """Pass on what a probe has to say once, such as by which method it measures and why not by a better one."""
+        notice: Callable[[], str] | None = getattr(probe, "notice", None)
+        message = notice() if notice is not None else ""
+        if message:
+            self._writer.tell("probe_notice", step, f"{probe.name}: {message}", "info", probe=probe.name)
+            logger.info("learnmech %s: %s", probe.name, message)
 
     def arm(self, test: SelfTest, step: int, source: Callable[[], Source], batch: Any) -> Verdict:
         """Make the replay of the self-test; what cannot be replayed fails it, and so do repeated failures.
