@@ -4,6 +4,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from learnmech.laws.fieller import fieller
 from learnmech.laws.statistics import student_t
 
 
@@ -88,24 +89,17 @@ def ratio_of(moments: Moments) -> Ratio:
     """
     n = moments.count
     value = moments.mean_a / moments.mean_b if n and moments.mean_b else math.nan
-    everything = Ratio(value, determined=False, lower=-math.inf, upper=math.inf, at_least=0.0, stderr=None, count=n)
     if n < 2:
-        return everything
+        return Ratio(value, determined=False, lower=-math.inf, upper=math.inf, at_least=0.0, stderr=None, count=n)
     t = student_t(n - 1)
     scale = t**2 / (n * (n - 1))
-    # c2 R^2 - 2 c1 R + c0 <= 0
-    c2 = moments.mean_b**2 - scale * moments.sum_bb
-    c1 = moments.mean_a * moments.mean_b - scale * moments.sum_ab
-    c0 = moments.mean_a**2 - scale * moments.sum_aa
-    discriminant = c1**2 - c2 * c0
-    if not all(math.isfinite(c) for c in (c0, c1, c2)) or c2 == 0.0 or discriminant < 0.0:
-        # for c2 > 0 the discriminant is not negative but by rounding: R = value satisfies the inequality
-        return everything
-    root = math.sqrt(discriminant)
-    lower, upper = sorted(((c1 - root) / c2, (c1 + root) / c2))
-    if c2 > 0.0:
+    found = fieller(
+        moments.mean_a, moments.mean_b, scale * moments.sum_aa, scale * moments.sum_bb, scale * moments.sum_ab
+    )
+    lower, upper = found.lower, found.upper
+    if found.bounded:
         return Ratio(value, True, lower, upper, at_least=max(lower, 0.0), stderr=(upper - lower) / (2 * t), count=n)
-    at_least = 0.0 if lower >= 0.0 else max(upper, 0.0)
+    at_least = 0.0 if lower >= 0.0 or math.isinf(upper) else max(upper, 0.0)
     return Ratio(value, False, lower, upper, at_least=at_least, stderr=None, count=n)
 
 
