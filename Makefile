@@ -12,10 +12,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A second call is quick: an environment is built again only when its declaration changes.
 RUNTIME := $(VENV)/.learnmech-runtime
 DEVELOPMENT := $(VENV)/.learnmech-development
+PEERS := $(VENV)/.learnmech-peers
 DECLARATION := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format types imports docs docs-check check build clean distclean
+.PHONY: help setup demo test bench gpu-check lint format types imports docs docs-check check build clean distclean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,8 +29,11 @@ demo: $(RUNTIME) ## Train on real data, measure, store, judge and show it on a l
 test: $(DEVELOPMENT) ## Run the tests
 	$(BIN)/pytest $(ARGS)
 
-bench: $(RUNTIME) ## Measure what each probe costs, in training steps, and write benchmarks/probe_cost.md
-	$(BIN)/python benchmarks/probe_cost.py $(ARGS)
+bench: $(PEERS) ## Measure what probes cost, and curvature side by side with its peers, into benchmarks/
+	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu-check: $(RUNTIME) ## Check on an accelerator what only it can show, and write benchmarks/gpu_check.md
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 lint: $(DEVELOPMENT) imports ## Check style and the rules between components
 	$(BIN)/ruff check .
@@ -83,4 +87,9 @@ $(RUNTIME): $(DECLARATION) | $(BIN)/python
 
 $(DEVELOPMENT): $(DECLARATION) $(RUNTIME)
 	$(PIP) install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+# What curvature is compared with. Without dependencies: see the file.
+$(PEERS): benchmarks/peers.txt $(RUNTIME)
+	$(PIP) install --quiet --no-deps --requirement benchmarks/peers.txt
 	@touch $@

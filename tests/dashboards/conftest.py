@@ -287,3 +287,16 @@ def tour(browser: Browser, collectors, runs) -> Iterator[Tour]:
     yield Tour(visits(url), url, store)
     visits.close()
     assert visits.problems() == []
+
+
+@pytest.fixture(scope="module")
+def curvature(browser: Browser, collectors, runs, synthetic) -> Iterator[Tour]:
+    """A collector with two runs whose curvature was measured, and one without, and a page on it."""
+    s = synthetic
+    whole = s.curved(s.info("cnn-sgd", s.SGD, seed="curved"))
+    half = s.curved(s.info("half-rate", s.SGD, seed="half"), rate=0.1, steps=1400, every=7, ranks=3)
+    url, store, _ = collectors.start(filled=[whole, half, runs["other"]], name="curvature")
+    visits = Visits(browser)
+    yield Tour(visits(url), url, store)
+    visits.close()
+    assert visits.problems() == []

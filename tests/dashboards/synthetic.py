@@ -162,3 +162,82 @@ def transformer(
         rows.append((steps, finish, None, None, [], [_event(end, steps, finish, "all steps done")]))
     for start in range(0, len(rows), 40):
         yield writer.batch(rows[start : start + 40])
+
+
+QUANTILES = {"0.001": -3.09, "0.01": -2.33, "0.05": -1.64, "0.25": -0.67, "0.5": 0.0, "0.75": 0.67, "0.95": 1.64,
+             "0.99": 2.33, "0.999": 3.09}  # fmt: skip
+"""Normal deviates of the probabilities, from any table."""
+
+CALM = 200
+"""Steps before which `curved` only knows a bound of the critical step."""
+
+LOST = range(1200, 1300)
+"""Steps at which the spectrum of `curved` could not be measured."""
+
+
+def curved(
+    run: RunInfo, *, rate: float = 0.05, steps: int = 3000, every: int = 10, seed: int = 3, ranks: int = 5
+) -> Iterator[Batch]:
+    """Minibatch SGD whose Hessian is watched: a bulk that widens around zero, outliers that rise to the edge."""
+    noise = random.Random(seed)
+    writer = Writer(run)
+    rows = []
+    for step in range(0, steps + 1, every):
+        time = run.created + step * 0.05
+        rise = 1 - math.exp(-step / 600)
+        at_edge = 2 / rate * (0.1 + 0.9 * rise)
+        wiggle = 1 + 0.03 * noise.gauss(0, 1)
+        top = 0.8 * at_edge * wiggle
+        first = -0.004 - 0.01 * rise  # of a step: what the gradient promises
+        second = -first * (0.15 + 0.75 * rise) * wiggle
+        measurements = [
+            Measurement("loss", 0.2 + 2.1 * math.exp(-step / 500) + 0.02 * noise.gauss(0, 1)),
+            Measurement("sharpness", top, stderr=0.01 * top),
+            Measurement("batch_sharpness", at_edge * wiggle, stderr=0.06 * at_edge),
+            Measurement("update_sharpness", 0.7 * at_edge * wiggle),
+            Measurement(
+                "critical_step", 32.0, status=Status.UNDETERMINED, reason="it does not rise as far as was looked"
+            )
+            if step < CALM
+            else Measurement("critical_step", 1.02 + 8 * math.exp(-step / 300) + 0.05 * noise.gauss(0, 1)),
+            Measurement("loss_change_linear", first),
+            Measurement("loss_change_predicted", first + second),
+            Measurement("loss_change", first + 1.1 * second + 2e-4 * noise.gauss(0, 1)),
+            Measurement("curvature_share", -second / first),
+            Measurement("gradient_alignment", 0.1 + 0.8 * math.exp(-(((step - 700) / 500) ** 2)), scope=f"top_{ranks}"),
+        ]
+        if step == 0:
+            measurements += [Measurement("learning_rate", rate), Measurement("batch_size", 32.0)]
+        if step % (5 * every) == 0:
+            measurements += _spectrum(step, top, rise, ranks, noise)
+        rows.append((step, time, step * 32, None, measurements, []))
+    rows.append((steps, time, None, None, [], [_event("run_finished", steps, time, "all steps done")]))
+    for start in range(0, len(rows), 40):
+        yield writer.batch(rows[start : start + 40])
+
+
+def _spectrum(step: int, top: float, rise: float, ranks: int, noise: random.Random) -> list[Measurement]:
+    lost = step in LOST
+    reason = "two starts of Lanczos do not agree"
+    found = []
+    for probability, deviate in QUANTILES.items():
+        # sinh makes the tails of a normal density as heavy as those of a Hessian; the positive one is the heavier
+        value = 0.004 * (1 + 3 * rise) * math.sinh((1.9 if deviate > 0 else 1.5) * deviate) + 2e-4 * noise.gauss(0, 1)
+        error = 4e-4 + 0.05 * abs(value)
+        if lost:
+            found.append(
+                Measurement("hessian_quantile", None, scope=probability, status=Status.UNDETERMINED, reason=reason)
+            )
+        else:
+            found.append(Measurement("hessian_quantile", value, scope=probability, stderr=error))
+    for rank in range(1, ranks + 1):
+        value = top * (1.01 - 0.17 * (rank - 1)) * (1 + 0.01 * noise.gauss(0, 1))
+        found.append(Measurement("hessian_eigenvalue", value, scope=str(rank), stderr=0.01 * value))
+    for rank in (1, 2):
+        value = (-0.1 - 2.4 * math.exp(-step / 900)) / rank * (1 + 0.03 * noise.gauss(0, 1))
+        found.append(Measurement("hessian_eigenvalue_smallest", value, scope=str(rank), stderr=0.02 * abs(value)))
+    trace = 60 * (1 + rise) * (1 + 0.04 * noise.gauss(0, 1))
+    frobenius = 1.6 * top * (1 + 0.02 * noise.gauss(0, 1))
+    found.append(Measurement("hessian_trace", trace, stderr=0.05 * trace))
+    found.append(Measurement("hessian_frobenius", frobenius, stderr=0.03 * frobenius))
+    return found

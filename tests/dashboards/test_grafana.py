@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models import common, statetimeline
 
 from learnmech import laws
 from learnmech.collector.service.metrics import Metrics
-from learnmech.dashboards import grafana
+from learnmech.dashboards import grafana, panels
 from learnmech.dashboards.grafana import dashboards, layout, names
 from learnmech.dashboards.panels import Role
 
@@ -33,7 +33,15 @@ CUSTOM_FIELDS = {
 }
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
-PANELS = [(name, panel) for name, dashboard in DASHBOARDS.items() for panel in dashboard["panels"]]
+
+
+def drawn(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a dashboard, those in folded rows too, without the rows' heads."""
+    nested = [panel["panels"] if panel["type"] == "row" else [panel] for panel in dashboard["panels"]]
+    return [panel for group in nested for panel in group]
+
+
+PANELS = [(name, panel) for name, dashboard in DASHBOARDS.items() for panel in drawn(dashboard)]
 every_panel = pytest.mark.parametrize(
     ("name", "panel"), PANELS, ids=lambda item: item if isinstance(item, str) else item["title"]
 )
@@ -97,7 +105,8 @@ def test_overrides_name_columns_that_the_query_can_make(name: str, panel: dict[s
     if panel["type"] != "trend":
         return  # only Trend panels have columns per slot
     sql = panel["targets"][0]["rawSql"]
-    made = {f"{slot}:{role}" for slot in range(1, names.SLOTS + 1) for role in Role if f"'{role}'" in sql}
+    roles = {role for role in Role if f"'{role}'" in sql} | set(re.findall(r"'((?:layer|interval)_\w+)'", sql))
+    made = {f"{slot}:{role}" for slot in range(1, names.SLOTS + 1) for role in roles}
     named = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
     below = {
         p["value"]
@@ -136,7 +145,8 @@ def test_dashboard_is_stable_linked_and_answers_one_question(name: str) -> None:
     assert dashboard["links"][0]["tags"] == dashboard["tags"]
     assert dashboard["links"][0]["includeVars"]
     assert dashboard["links"][0]["keepTime"]
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    numbers = [panel["id"] for panel in [*drawn(dashboard), *(p for p in dashboard["panels"] if p["type"] == "row")]]
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_uids_are_unique_and_every_law_has_its_dashboard() -> None:
@@ -157,6 +167,35 @@ def test_first_row_is_six_to_eight_numbers(name: str) -> None:
 def test_rows_fill_the_grid() -> None:
     with pytest.raises(ValueError, match="24 columns"):
         layout.place([(4, [(10, {"title": "alone"})])])
+
+
+def test_curvature_is_folded_below_the_edge_of_stability() -> None:
+    dashboard = DASHBOARDS["edge-of-stability.json"]
+    (row,) = (panel for panel in dashboard["panels"] if panel["type"] == "row")
+    assert row["collapsed"], "a run without such measurements shows a heading and asks nothing"
+    assert [p["title"] for p in row["panels"]] == [panel.title for panel in panels.of(panels.Section.CURVATURE)]
+    above = [panel["gridPos"] for panel in dashboard["panels"] if panel["type"] != "row"]
+    below = [panel["gridPos"] for panel in row["panels"]]
+    assert row["gridPos"]["y"] == max(place["y"] + place["h"] for place in above)
+    assert min(place["y"] for place in below) == row["gridPos"]["y"] + 1
+    taken = [(x, y) for p in below for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(taken) == len(set(taken)), "no panel lies on another"
+
+
+def test_fan_is_filled_from_the_outside_in_on_an_axis_that_shows_both_signs() -> None:
+    panel = next(panel for _, panel in PANELS if panel["title"] == "Spectral density over time")
+    axis = panel["fieldConfig"]["defaults"]["custom"]["scaleDistribution"]
+    assert axis["type"] == "symlog"
+    assert axis["linearThreshold"] == panels.get("spectral_density").linear
+    looks = {o["matcher"]["options"]: {p["id"]: p["value"] for p in o["properties"]} for o in _overrides(panel)}
+    fills = [looks[f"1:interval_{number}_upper"] for number in range(1, 5)]
+    assert [fill["custom.fillBelowTo"] for fill in fills] == [f"1:interval_{number}_lower" for number in range(1, 5)]
+    assert [fill["custom.fillOpacity"] for fill in fills] == sorted(fill["custom.fillOpacity"] for fill in fills)
+    assert "value > 0" not in panel["targets"][0]["rawSql"], "half of a spectrum is negative"
+
+
+def _overrides(panel: dict[str, Any]) -> list[dict[str, Any]]:
+    return panel["fieldConfig"]["overrides"]
 
 
 def test_verdicts_keep_their_words_beside_their_colours() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -15,11 +16,16 @@ pytestmark = pytest.mark.postgres
 DASHBOARDS = everything()
 
 
+def _drawn(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels that ask something, those in folded rows too."""
+    return [inner for panel in dashboard["panels"] for inner in panel.get("panels", [panel])]
+
+
 def _queries() -> list[Any]:
     """Every distinct query, under the first place where it is used."""
     places: dict[str, str] = {}
     for name, dashboard in DASHBOARDS.items():
-        for panel in dashboard["panels"]:
+        for panel in _drawn(dashboard):
             for target in panel["targets"]:
                 if "rawSql" in target:
                     places.setdefault(target["rawSql"], f"{name}:{panel['title']}")
@@ -74,7 +80,7 @@ def test_queries_run_on_an_empty_store(postgres_url: str) -> None:
 
 
 def _panel(name: str, title: str) -> dict[str, Any]:
-    return next(panel for panel in DASHBOARDS[name]["panels"] if panel["title"] == title)
+    return next(panel for panel in _drawn(DASHBOARDS[name]) if panel["title"] == title)
 
 
 def _curves(
@@ -175,6 +181,7 @@ def test_dashboards_read_public_views_only() -> None:
         "chosen",
         "raw",
         "reference",
+        "further",
         "width",
         "cells",
         "points",
@@ -221,4 +228,119 @@ def test_a_long_run_is_answered_in_time(postgres_url: str, connection: psycopg.C
         rows = opened.execute(sql).fetchall()
         assert time.process_time() - began < 30
         assert 1000 <= len(rows) <= 4 * 1100
+        opened.execute("ROLLBACK")
+
+
+@pytest.fixture(scope="module")
+def curved(postgres_url: str, filled_postgres, synthetic: ModuleType) -> list[str]:
+    """Two runs with curvature, measured at unlike steps and in subspaces of unlike size; their ids, oldest first."""
+    s = synthetic
+    first = s.info("cnn-sgd", s.SGD, created=s.T0 + 5000, seed="curved")
+    second = s.info("cnn-sgd-half", s.SGD, created=s.T0 + 6000, seed="curved-half")
+    store = Store.open(postgres_url)
+    try:
+        batches = (s.curved(first), s.curved(second, rate=0.1, steps=1400, every=7, ranks=3))
+        for each in batches:
+            for batch in each:
+                store.ingest(batch, received=batch.sent)
+    finally:
+        store.close()
+    return [first.id, second.id]
+
+
+FAN = ("edge-of-stability.json", "Spectral density over time")
+
+
+def test_fan_draws_every_quantile_and_the_outliers_over_it(connection: psycopg.Connection, curved: list[str]) -> None:
+    drawn = _curves(connection, _panel(*FAN), curved[:1])
+    stored: dict[tuple[str, str], dict[int, float | None]] = {}
+    for name, scope, step, value in connection.execute(
+        "SELECT observable, scope, step, value FROM observations WHERE run_id = %s", [curved[0]]
+    ).fetchall():
+        stored.setdefault((name, scope), {})[step] = value
+    ends = [("0.001", "0.999"), ("0.01", "0.99"), ("0.05", "0.95"), ("0.25", "0.75")]
+    expected = {"1:measured": ("hessian_quantile", "0.5"), "1:layer_1": ("hessian_eigenvalue", "1")}
+    expected |= {"1:layer_2": ("sharpness", ""), "1:layer_3": ("hessian_eigenvalue_smallest", "1")}
+    for number, (lower, upper) in enumerate(ends, start=1):
+        expected |= {f"1:interval_{number}_lower": ("hessian_quantile", lower)}
+        expected |= {f"1:interval_{number}_upper": ("hessian_quantile", upper)}
+    assert set(drawn) == {*expected, "1:upper", "1:lower"}
+    for series, source in expected.items():
+        assert {step: value for step, value in drawn[series].items() if step in stored[source]} == stored[source]
+    assert drawn["1:layer_1"][1210] is not None, "the eigenvalue has a value on either side"
+    hole = {step for step, value in drawn["1:interval_1_upper"].items() if value is None}
+    assert hole == set(range(1160, 1300, 10)), "and the quantiles have none between the values around the gap"
+
+
+def test_fans_of_two_runs_stand_in_one_frame(connection: psycopg.Connection, curved: list[str]) -> None:
+    drawn = _curves(connection, _panel(*FAN), curved)
+    assert {series[0] for series in drawn} == {"1", "2"}
+    assert len({frozenset(points) for series, points in drawn.items() if series[0] == "1"}) == 1
+    ordered = [drawn[f"2:interval_{n}_upper"][700] for n in (1, 2, 3, 4)]
+    assert ordered == sorted(ordered, reverse=True)
+    assert drawn["2:interval_1_lower"][700] < 0 < drawn["2:interval_1_upper"][700]
+
+
+def test_reference_can_be_over_the_hyperparameter(connection: psycopg.Connection, curved: list[str]) -> None:
+    drawn = _curves(connection, _panel("edge-of-stability.json", "Batch sharpness"), curved)
+    assert set(drawn["1:predicted"].values()) == {40.0}
+    assert {value for value in drawn["2:predicted"].values() if value is not None} == {20.0}
+    assert max(drawn["1:layer_2"].values()) < 40
+
+
+def test_what_is_undetermined_is_a_gap_although_it_has_a_number(
+    connection: psycopg.Connection, curved: list[str], synthetic: ModuleType
+) -> None:
+    drawn = _curves(connection, _panel("edge-of-stability.json", "Critical step"), curved[:1])["1:measured"]
+    assert {step for step, value in drawn.items() if value is None} == set(range(0, synthetic.CALM, 10))
+
+
+def test_error_bars_of_a_layer_surround_it(connection: psycopg.Connection, curved: list[str]) -> None:
+    drawn = _curves(connection, _panel("edge-of-stability.json", "Trace and Frobenius norm"), curved[:1])
+    for step, value in drawn["1:layer_1"].items():
+        assert drawn["1:layer_1_upper"][step] == pytest.approx(1.03 * value)
+        assert drawn["1:layer_1_lower"][step] == pytest.approx(0.97 * value)
+
+
+def test_subspace_of_another_size_is_shown_where_the_declared_one_is_not_measured(
+    connection: psycopg.Connection, curved: list[str]
+) -> None:
+    drawn = _curves(connection, _panel("edge-of-stability.json", "Gradient in the top subspace"), curved)
+    assert len([value for value in drawn["1:measured"].values() if value is not None]) > 200
+    assert len([value for value in drawn["2:measured"].values() if value is not None]) > 200
+
+
+def test_curvature_panels_are_empty_for_a_run_without_curvature(
+    connection: psycopg.Connection, filled_postgres
+) -> None:
+    run = filled_postgres[1]["adamw"]
+    row = next(panel for panel in DASHBOARDS[FAN[0]]["panels"] if panel["type"] == "row")
+    for panel in row["panels"]:
+        assert _curves(connection, panel, [run]) == {}, panel["title"]
+
+
+def test_a_long_fan_is_answered_in_time(postgres_url: str, curved: list[str]) -> None:
+    """10 000 spectra of nine quantiles: no longer than a refresh, found by index, and no more points than asked for."""
+    with psycopg.connect(postgres_url, autocommit=True) as opened:
+        columns = [
+            row[0]
+            for row in opened.execute("SELECT column_name FROM information_schema.columns WHERE table_name = 'point'")
+        ]
+        copied = ", ".join({"step": "3000 + n"}.get(name, f"p.{name}") for name in columns)
+        opened.execute("BEGIN")
+        opened.execute(
+            f"INSERT INTO point ({', '.join(columns)}) SELECT {copied} FROM generate_series(1, 10000) AS n, "
+            "(SELECT DISTINCT ON (series_id) point.* FROM point JOIN series USING (run_id, series_id) JOIN run "
+            "USING (run_id) WHERE uuid = %s AND observable = 'hessian_quantile' ORDER BY series_id, step) AS p",
+            [curved[0]],
+        )
+        opened.execute(
+            "UPDATE attempt SET keep_to = 9000000 FROM run WHERE run.run_id = attempt.run_id AND uuid = %s", [curved[0]]
+        )
+        opened.execute("ANALYZE point")
+        sql = expand(_panel(*FAN)["targets"][0]["rawSql"], {"run": curved[:1], "points": ["1000"]})
+        began = time.perf_counter()
+        rows = opened.execute(sql).fetchall()
+        assert time.perf_counter() - began < 30
+        assert 9 * 900 <= len(rows) <= 14 * 1100
         opened.execute("ROLLBACK")

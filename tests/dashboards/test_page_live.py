@@ -34,7 +34,8 @@ def test_page_is_live(collectors, synthetic, visit) -> None:
     expect(seen.page.locator("#law-edge_of_stability .readings .badge")).to_be_visible()
     seen.drawn()
     before, asked = seen.image(EDGE), len(seen.addresses)
-    send(1)
+    with seen.page.expect_request(lambda request: "/residuals" in request.url and "after_step" in request.url):
+        send(1)  # other plots that come late redraw this one too: a new picture alone would not show that it grew
     expect(seen.page.locator(".run .progress")).to_contain_text("step 790")
     seen.page.wait_for_function("([s, old]) => document.querySelector(s).toDataURL() !== old", arg=[EDGE, before])
     deltas = [address for address in seen.addresses[asked:] if "/residuals" in address]

@@ -9,7 +9,7 @@ import pytest
 from learnmech import laws, observables
 from learnmech.collector.store import VIEWS
 from learnmech.dashboards import page, panels
-from learnmech.dashboards.panels import Panel, Role, View, notation
+from learnmech.dashboards.panels import Panel, Role, Section, View, notation
 
 PANELS = [*panels.catalogue(), *(panel.companion for panel in panels.catalogue() if panel.companion)]
 every_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
@@ -37,6 +37,9 @@ def test_panel_reads_what_is_declared(panel: Panel) -> None:
         assert observables.get(panel.name).unit == panel.unit
     if panel.reference:
         assert observables.is_declared(panel.reference.observable)
+    for part in panel.parts:
+        assert observables.get(part.observable).unit == panel.unit, "lines on one axis have one unit"
+        assert {curve.column for curve in part.curves} == {"value"}
     assert panel.unit in {observable.unit for observable in observables.catalogue()}
 
 
@@ -47,6 +50,60 @@ def test_bands_have_both_ends(panel: Panel) -> None:
     assert Role.MEASURED in roles
     assert (Role.UPPER in roles) == (Role.LOWER in roles)
     assert (Role.ZONE_UPPER in roles) == (Role.ZONE_LOWER in roles)
+
+
+@every_panel
+def test_layers_and_intervals_are_told_apart_and_complete(panel: Panel) -> None:
+    roles = [curve.role for part in panel.parts for curve in part.curves]
+    assert len(roles) == len(set(roles))
+    assert set(roles).isdisjoint(curve.role for curve in panel.curves)
+    upper, lower = ({role.removesuffix(end) for role in roles if role.endswith(end)} for end in ("_upper", "_lower"))
+    assert upper == lower, "a shade has two ends"
+    series = [(part.observable, part.scope) for part in panel.parts]
+    assert len(series) == len(set(series))
+    assert (panel.name, panel.scope) not in series
+    assert panel.fixed == bool(series)
+
+
+def test_fan_encloses_ever_fewer_eigenvalues_around_the_median() -> None:
+    fan = panels.get("spectral_density")
+    ends = [(float(interval.lower), float(interval.upper)) for interval in fan.intervals]
+    assert (fan.name, fan.scope) == ("hessian_quantile", "0.5")
+    assert ends == [(0.001, 0.999), (0.01, 0.99), (0.05, 0.95), (0.25, 0.75)]
+    for lower, upper in ends:
+        assert lower + upper == pytest.approx(1)
+    for interval, share in zip(fan.intervals, (99.8, 98, 90, 50), strict=True):
+        assert interval.label.startswith(f"{share:g} %" if share != 50 else "half")
+    assert fan.signed
+    assert fan.scale == "log"
+    opaque = 1.0
+    for interval in fan.intervals:
+        opaque *= 1 - interval.strength
+    assert 1 - opaque < 0.7, "the median stays visible on the innermost shade"
+
+
+@every_panel
+def test_axis_of_both_signs_says_where_it_turns_linear(panel: Panel) -> None:
+    if panel.signed and panel.scale == "log":
+        assert 0 < panel.linear < 1, "a number was chosen"
+
+
+def test_limits_are_drawn_where_there_is_one() -> None:
+    assert {panel.id: panel.rules for panel in panels.of(Section.CURVATURE) if panel.rules} == {
+        "critical_step": (1.0,),
+        "curvature_share": (1.0,),
+    }
+    stable = panels.get("batch_sharpness").reference
+    assert stable is not None
+    assert (stable.observable, stable.over) == ("learning_rate", 2.0)
+
+
+def test_every_panel_is_in_one_place() -> None:
+    sections = [panel for section in Section for panel in panels.of(section)]
+    assert len(sections) + len(laws.catalogue()) == len(panels.catalogue())
+    written = json.loads(page.panels_json())
+    for section in Section:
+        assert [panel["id"] for panel in written[section]] == [panel.id for panel in panels.of(section)]
 
 
 def test_every_law_has_a_panel_with_a_dimensionless_companion() -> None:
@@ -65,7 +122,7 @@ def test_every_law_has_a_panel_with_a_dimensionless_companion() -> None:
 
 def test_predictions_from_hyperparameters_are_steps_and_from_measurements_are_lines() -> None:
     stepped = {panel.id for panel in panels.catalogue() if panel.stepped}
-    assert stepped == {"edge_of_stability", "rotational_equilibrium", "noise_scale"}
+    assert stepped == {"edge_of_stability", "rotational_equilibrium", "noise_scale", "batch_sharpness"}
 
 
 def test_ids_are_unique() -> None:
@@ -113,6 +170,16 @@ def test_formulas_in_unicode(source: str, written: str) -> None:
 def test_a_formula_that_would_be_shown_wrong_is_refused(source: str) -> None:
     with pytest.raises(notation.NotationError):
         notation.parse(source)
+
+
+def test_a_transposed_vector_is_raised_once() -> None:
+    assert notation.data(notation.parse(r"g^\top H g^2")) == [
+        {"var": "g"},
+        "ᵀ",
+        {"var": "H"},
+        {"var": "g"},
+        {"sup": ["2"]},
+    ]
 
 
 def test_every_declared_symbol_can_be_written() -> None:

@@ -26,8 +26,8 @@ EVERYTHING = FiellerSet(bounded=False, lower=-math.inf, upper=math.inf)
 def fieller(mean_a: float, mean_b: float, var_a: float, var_b: float, cov: float) -> FiellerSet:
     """Return the set of all R with (a - R b)^2 <= Var(a - R b), a and b the means (Fieller 1954).
 
-    >>> fieller(2.0, 1.0, 0.04, 0.0, 0.0)
-    FiellerSet(bounded=True, lower=1.8, upper=2.2)
+    >>> fieller(2.0, 1.0, 0.25, 0.0, 0.0)
+    FiellerSet(bounded=True, lower=1.5, upper=2.5)
     >>> fieller(2.0, 0.1, 0.04, 1.0, 0.0).bounded
     False
 

@@ -15,8 +15,8 @@ _T_975 = (
 _Z_975 = 1.959964
 
 BLOCKS = 10
-"""Blocks of the method of batch means; with ten, a window of 20 to 1000 points kept its nominal level on AR(1) residuals
-(rejections 6-10 % at rho = 0.5 to 0.97, where independent-sample errors gave 25-83 %)."""
+"""Blocks of the method of batch means; with ten, a window of 20 to 1000 points kept its nominal level on AR(1)
+residuals (rejections 6-10 % at rho = 0.5 to 0.97, where independent-sample errors gave 25-83 %)."""
 
 _MAX_CORRELATION = 0.9
 """Largest lag-one correlation that is corrected for: the error bar grows at most by sqrt(19)."""

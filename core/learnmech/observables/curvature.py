@@ -8,7 +8,8 @@ CURVATURE = (
         r"\lambda_{\max}(H)",
         "loss",
         "Largest algebraic eigenvalue of the Hessian of the loss on the probe batch "
-        "(Cohen et al. 2021, arXiv 2103.00065). `stderr` is the residual bound |Hv - lambda v|.",
+        "(Cohen et al. 2021, arXiv 2103.00065). `stderr` is the solver's estimate of its error, residual^2 / gap, at "
+        "most the residual |Hv - lambda v|.",
         error=Error.RESIDUAL,
     ),
     Observable(
@@ -16,7 +17,7 @@ CURVATURE = (
         r"\lambda_{\max}(P^{-1/2} H P^{-1/2})",
         "loss",
         "Largest eigenvalue of the Hessian preconditioned as the optimizer does it, bias corrections and epsilon "
-        "included (Cohen et al. 2022, arXiv 2207.14484). `stderr` is the residual bound.",
+        "included (Cohen et al. 2022, arXiv 2207.14484). `stderr` as for `sharpness`.",
         error=Error.RESIDUAL,
     ),
     Observable("sharpness_products", r"n_{Hv}", "1", "Hessian-vector products that the sharpness measurement used."),
@@ -26,7 +27,7 @@ CURVATURE = (
         "loss",
         "Largest eigenvalue of the Gauss-Newton matrix J' H_z J, the part of the Hessian that bends the "
         "loss and not the "
-        "outputs z (Martens 2020, arXiv 1412.1193, section 8). `stderr` is the residual bound.",
+        "outputs z (Martens 2020, arXiv 1412.1193, section 8). `stderr` as for `sharpness`.",
         error=Error.RESIDUAL,
     ),
     Observable(

@@ -24,7 +24,8 @@ class Error(enum.StrEnum):
     STANDARD = "standard error"
     """Of a statistical estimate: scatter shows it, and repeating averages it away."""
     RESIDUAL = "residual bound"
-    """Of a solver: the true value lies no further away; scatter does not show it, and it does not average away."""
+    """Of a solver: by its own account the true value lies no further away. Scatter does not show it, and it does not
+    average away."""
 
 
 @dataclass(frozen=True, slots=True)

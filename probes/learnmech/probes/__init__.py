@@ -8,8 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from learnmech.probes.batch_sharpness import BatchSharpness as BatchSharpness
+    from learnmech.probes.critical_sharpness import CriticalSharpness as CriticalSharpness
     from learnmech.probes.gradient_noise import GradientNoiseScale as GradientNoiseScale
+    from learnmech.probes.hessian_eigenvalues import HessianEigenvalues as HessianEigenvalues
+    from learnmech.probes.hessian_spectrum import HessianSpectrum as HessianSpectrum
     from learnmech.probes.isolation import is_probing as is_probing
+    from learnmech.probes.loss_change import LossChange as LossChange
     from learnmech.probes.probe import BaseProbe as BaseProbe
     from learnmech.probes.probe import Moment as Moment
     from learnmech.probes.probe import Probe as Probe
@@ -18,12 +23,19 @@ if TYPE_CHECKING:
     from learnmech.probes.schedule import Schedule as Schedule
     from learnmech.probes.schedule import every as every
     from learnmech.probes.sharpness import Sharpness as Sharpness
+    from learnmech.probes.sharpness_reading import SharpnessReading as SharpnessReading
     from learnmech.probes.vitals import Vitals as Vitals
     from learnmech.probes.weight_dynamics import WeightDynamics as WeightDynamics
 
 _HOMES = {
     "Recorder": "recorder",
     "Sharpness": "sharpness",
+    "SharpnessReading": "sharpness_reading",
+    "BatchSharpness": "batch_sharpness",
+    "CriticalSharpness": "critical_sharpness",
+    "LossChange": "loss_change",
+    "HessianEigenvalues": "hessian_eigenvalues",
+    "HessianSpectrum": "hessian_spectrum",
     "GradientNoiseScale": "gradient_noise",
     "WeightDynamics": "weight_dynamics",
     "Vitals": "vitals",
@@ -39,6 +51,12 @@ _HOMES = {
 __all__ = [
     "Recorder",
     "Sharpness",
+    "SharpnessReading",
+    "BatchSharpness",
+    "CriticalSharpness",
+    "LossChange",
+    "HessianEigenvalues",
+    "HessianSpectrum",
     "GradientNoiseScale",
     "WeightDynamics",
     "Vitals",

@@ -1,5 +1,6 @@
 """The budget: a probe without a schedule runs only while its cost stays within its share of the run's time."""
 
+import math
 from dataclasses import dataclass, field
 
 WARM = 0.25
@@ -80,6 +81,14 @@ class Governor:
             return True
         available = max(self.budget * elapsed - self.bookkeeping, self.budget * elapsed / 2)
         return account.spent + account.expected <= available / len(self.governed)
+
+    def allowed_from(self, name: str) -> float:
+        """Return the elapsed seconds from which `may_run` holds; infinite for a budget of zero."""
+        account = self.accounts[name]
+        if self.budget == 0:
+            return math.inf
+        needed = (account.spent + account.expected) * max(len(self.governed), 1)
+        return min(needed + self.bookkeeping, 2 * needed) / self.budget
 
     def charge(self, name: str, seconds: float, *, new: bool = True) -> None:
         """Enter the cost of a use of a probe; of a use entered before, a further part of it if not `new`."""

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from learnmech.observables import Status
-from learnmech.probes.curvature import Choice, Operator, objective_of
+from learnmech.probes.curvature import Choice, Operator
+from learnmech.probes.curvature.operators.choice import DIFFERENCES
+from learnmech.probes.curvature.processes import operator_of
 from learnmech.probes.isolation import PureLoss, Refusal
 from learnmech.probes.pieces import split
 from learnmech.probes.probe import BaseProbe, TrainingView
@@ -36,6 +38,8 @@ class CurvatureProbe(BaseProbe):
     """
 
     replays: ClassVar[bool] = True
+    collective: ClassVar[bool] = True
+    """All processes that train the model measure it together, at the same steps."""
 
     def __init__(
         self, schedule: Schedule | None = None, *, batch: Any = None, method: str = "auto", name: str | None = None
@@ -65,7 +69,8 @@ class CurvatureProbe(BaseProbe):
             OutOfMemoryError: There is not enough memory; the next measurement needs less.
         """
         try:
-            measurements = view.isolate(lambda loss: self.measured(loss, view))
+            # differences were asked for because training's own kernels are to be used
+            measurements = view.isolate(lambda loss: self.measured(loss, view), twice=self.method != DIFFERENCES)
         except torch.OutOfMemoryError:
             self._parts *= FINER  # next time
             raise
@@ -92,8 +97,7 @@ class CurvatureProbe(BaseProbe):
 
     def operator(self, loss: PureLoss, batch: Any, scale: Sequence[Tensor] | None = None) -> Operator:
         """Return the Hessian of the loss on a batch, S H S if a scale is given, by the method that works."""
-        objective = objective_of(loss, self.parts(batch))
-        return self._choice.operator(objective, scale=scale, retain=self._parts == 1)
+        return operator_of(loss, self.parts(batch), self._choice, scale=scale, retain=self._parts == 1)
 
     def method_of(self, operator: Operator) -> str:
         """Return how a number came about, as it is recorded."""

@@ -7,6 +7,7 @@ The recorder and the Lightning monitor are shells around it. A shell tells what 
     after_update(t)   the weights are w_(t+1)
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +18,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from learnmech.probes.budget import Governor
+from learnmech.probes.distributed import Peers
+from learnmech.probes.distributed.fsdp import is_shard, reshard
+from learnmech.probes.distributed.isolation import isolated_together
+from learnmech.probes.distributed.meeting import all_present
 from learnmech.probes.facts import Facts, Update
 from learnmech.probes.guard import Guard
 from learnmech.probes.hyperparameters import Hyperparameters
-from learnmech.probes.isolation import PureLoss, Source, isolated
+from learnmech.probes.isolation import PureLoss, Source
 from learnmech.probes.isolation.source import optimized
 from learnmech.probes.probe import Moment, Probe, T, TrainingView, measured_tensors
 from learnmech.probes.readback import Readback
@@ -29,6 +34,8 @@ from learnmech.probes.runner import Runner, checked, replays
 from learnmech.probes.self_test import SelfTest, Verdict
 from learnmech.probes.writer import Writer
 from learnmech.wire import Measurement
+
+logger = logging.getLogger("learnmech.probes")
 
 OVERHEAD_INTERVAL = 1.0
 """Seconds between records of `overhead`."""
@@ -90,6 +97,7 @@ class Engine:
         self._repeatable = False
         self._guard = Guard(strict=strict)
         self._told = time.perf_counter()
+        self._told_at = -1
         self.step = start_step
 
     def parameters(self) -> dict[str, Tensor]:
@@ -108,11 +116,14 @@ class Engine:
             source: Makes the source of the loss; called only if it is needed.
             used: True if it is the batch just used.
         """
+        due = self.runner.due(Moment.AT_REST, step) if self._guard.open or self.runner.peers is not None else []
+        shared, due = [p for p in due if self.runner.together(p)], [p for p in due if not self.runner.together(p)]
+        if shared:
+            self._measure_together(shared, step, batch, examples, source, used)
         if not self._guard.open:
             return
         with self._guard:
             self.step = step
-            due = self.runner.due(Moment.AT_REST, step)
             if self._may_replay([*due, *self._awaiting_test(step)], step, batch, source) and due:
                 view = self._view(step, batch, examples, source)
                 view.used = used
@@ -120,6 +131,52 @@ class Engine:
                     if self.runner.health.well(probe.name):
                         self.runner.measure(probe, view)
             self._settle(step)
+
+    def _measure_together(
+        self,
+        due: Sequence[Probe],
+        step: int,
+        batch: Any,
+        examples: int | None,
+        source: Callable[[], Source],
+        used: bool,
+    ) -> None:
+        """Run the probes that all processes measure together; one that has stopped says so instead of staying away."""
+        with self._guard:
+            if not self._guard.open:
+                for probe in due:
+                    self.runner.absent(probe, step)
+                return
+            reshard(self.model)
+            view = self._view(step, batch, examples, source, peers=self.runner.peers)
+            view.used = used
+            for probe in due:
+                if self.runner.health.well(probe.name):
+                    self.runner.measure(probe, view)
+
+    def join(self, peers: Peers | None) -> bool:
+        """Measure together with other processes, all of which call this before the first step; tell whether they came.
+
+        Args:
+            peers: The processes, this one among them; None: there are no others.
+        """
+        if peers is None or not any(getattr(probe, "collective", False) for probe in self.runner.probes):
+            return False
+        if not all_present(peers):
+            logger.warning("learnmech measures curvature in one process alone: the others have no monitor")
+            return False
+        self.runner.peers = peers
+        return True
+
+    @property
+    def joined(self) -> bool:
+        """Whether other processes count on this one."""
+        return self.runner.peers is not None
+
+    def refuse_alone(self, step: int, reason: str) -> None:
+        """Switch off every probe that would evaluate the loss in this process alone."""
+        alone = [probe for probe in self.runner.probes if replays(probe) and not self.runner.together(probe)]
+        self.runner.refuse(alone, step, reason)
 
     def _may_replay(self, due: Sequence[Probe], step: int, batch: Any, source: Callable[[], Source]) -> bool:
         """Make the self-test first, if there is one to make; tell whether the due probes may run now."""
@@ -170,7 +227,7 @@ class Engine:
 
     def refuse_replays(self, step: int, reason: str) -> None:
         """Switch off every probe that evaluates the loss."""
-        affected = [probe for probe in self.runner.probes if replays(probe)]
+        affected = [probe for probe in self.runner.probes if replays(probe) and not self.runner.together(probe)]
         if any(self.runner.health.well(probe.name) for probe in affected):
             error = math.nan if self.self_test is None else self.self_test.error
             data = {"error": error} if math.isfinite(error) else {}
@@ -242,19 +299,22 @@ class Engine:
         source: Callable[[], Source] | None,
         gradients: bool = False,
         method: str = "",
+        peers: Peers | None = None,
     ) -> TrainingView:
         seen = self.writer.seen
 
-        def isolate(work: Callable[[PureLoss], T]) -> T:
+        def isolate(work: Callable[[PureLoss], T], *, twice: bool = True) -> T:
             if source is None:
                 raise RuntimeError("the loss cannot be evaluated while an update is prepared, only in measure(view)")
-            return isolated(source(), work, batch)
+            return isolated_together(source(), work, batch, peers=peers, twice=twice)
 
         def defer(values: Sequence[Tensor], build: Callable[[list[float]], list[Measurement]]) -> None:
             self._readback.submit(values, lambda numbers: self.writer.add(step, map_checked(build(numbers)), seen))
 
         parameters = self.parameters()
         found = {name: p.grad for name, p in parameters.items() if p.grad is not None} if gradients else {}
+        if any(map(is_shard, found.values())):
+            found = {}  # arithmetic on them may wait for the other processes, which do not do it
         return TrainingView(
             step=step,
             model=self.model,
@@ -278,8 +338,8 @@ class Engine:
         self.runner.poll()
         self.runner.governor.bookkeeping = max(self._guard.seconds - self.runner.host, 0.0)
         now = time.perf_counter()
-        if now - self._told >= OVERHEAD_INTERVAL:
-            self._told = now
+        if now - self._told >= OVERHEAD_INTERVAL and step != self._told_at:
+            self._told, self._told_at = now, step
             self.writer.add(step, self._costs())
         self.writer.flush()
 
@@ -300,7 +360,8 @@ class Engine:
         with self._guard:
             self._readback.drain()
             self.runner.poll()
-            self.writer.add(self.step, self._costs())
+            if self.step != self._told_at:
+                self.writer.add(self.step, self._costs())
             self.writer.tell(kind, self.step, message, "info" if kind == "run_finished" else "error")
         with self._guard:
             self.writer.close(timeout)

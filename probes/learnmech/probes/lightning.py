@@ -185,4 +185,5 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
             if self.strict if raises is None else raises:
                 raise
             logger.error("learnmech stops measuring this run (training goes on): %r", error)
-            self._attempt = None
+            if self._attempt is None or not self._attempt.engine.joined:
+                self._attempt = None  # others would wait for this process: their engine is told at the next measurement

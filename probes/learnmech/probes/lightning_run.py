@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from learnmech.probes.context import WAITS, describe, waits_for_others
+from learnmech.probes.distributed import Peers, companions, is_sharded
+from learnmech.probes.distributed.fsdp import SHARDED
 from learnmech.probes.engine import Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, Refusal, Source, TrainingStepSource, refuse_unreplayable
@@ -54,11 +56,12 @@ def _dataset_size(trainer: Any) -> int | None:
 def _why_not_replayable(trainer: Any, module: nn.Module, has_loss: bool) -> str:
     """Return why the loss cannot be evaluated in this set-up, '' if it can."""
     if _strategy(trainer) not in _WHOLE:
-        return f"Under {_strategy(trainer)} parameters are sharded, and sharded curvature is not measured yet."
+        remedy = "" if has_loss else " With fully_shard: pass loss=, a function loss(model, batch)."
+        return f"Under {_strategy(trainer)} parameters are sharded: one process cannot measure alone.{remedy}"
     if trainer.world_size > 1 and not has_loss:
         return (
             "With several processes a replayed training_step could wait for a collective that the others do not enter. "
-            "Pass loss=, a function loss(model, batch) without collectives; it is measured on rank 0."
+            "Pass loss=, a function loss(model, batch) without collectives."
         )
     if waits_for_others(module):
         return WAITS
@@ -82,10 +85,19 @@ class Attempt:
         engine: Measures.
         progress: Identity of the run, as it goes into checkpoints.
         loss: The user's loss function, if there is one.
+        beside: True in a process that only takes part in what all processes measure together, and records nothing.
     """
 
-    def __init__(self, engine: Engine, progress: Mapping[str, Any], loss: Callable[[Any, Any], Tensor] | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        progress: Mapping[str, Any],
+        loss: Callable[[Any, Any], Tensor] | None,
+        *,
+        beside: bool = False,
+    ) -> None:
         self.engine = engine
+        self._beside = beside
         self._identity = dict(progress)
         self._loss = loss
         self._step = -1
@@ -95,6 +107,8 @@ class Attempt:
 
     def progress(self) -> dict[str, Any]:
         """Return the identity of the run and how far it is: plain values only."""
+        if self._beside:
+            return dict(self._identity)
         return self._identity | {"step": self.engine.step, "samples": self.engine.writer.seen}
 
     def batch_start(self, trainer: Any, module: nn.Module, batch: Any, index: int) -> None:
@@ -117,7 +131,7 @@ class Attempt:
 
     def before_optimizer_step(self, trainer: Any, optimizer: torch.optim.Optimizer) -> None:
         """Prepare the measurement of the update; a closure that is called several times counts once."""
-        if self._seen_gradient:
+        if self._seen_gradient or self._beside:
             return
         self._seen_gradient = True
         # a fused optimizer takes the loss scale out of the gradient itself, later
@@ -126,6 +140,8 @@ class Attempt:
 
     def batch_end(self, trainer: Any, module: nn.Module, outputs: Any, batch: Any, index: int) -> None:
         """Count a micro-batch; measure the update if it was the last of one."""
+        if self._beside:
+            return
         automatic = trainer.lightning_module.automatic_optimization
         divided = trainer.accumulate_grad_batches if automatic else 1
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -184,9 +200,11 @@ def begin(
     if getattr(trainer, "barebones", False):
         logger.info("learnmech measures nothing under Trainer(barebones=True)")
         return None
-    if trainer.global_rank != 0:
-        return None
     step = trainer.global_step
+    # with several processes a replayed training_step could enter collectives of its own: the loss must be given
+    peers = None if monitor.loss is None else companions(trainer.strategy.model)
+    if trainer.global_rank != 0:
+        return _begin_beside(monitor, trainer, module, progress, peers)
     goes_on = bool(progress.get("run_id")) and (loaded or step >= int(progress.get("step", 0)) > 0)
     attempt = int(progress["attempt"]) + 1 if goes_on else 0
     context = describe(module, trainer.optimizers) | _trainer_context(trainer)
@@ -217,11 +235,33 @@ def begin(
         precise=precise,
         strict=monitor.strict,
     )
+    joined = engine.join(peers)
     writer.tell("run_started", step, f"attempt {attempt} from step {step}", attempt=attempt)
-    if refusal:
+    if joined:
+        if is_sharded(module):
+            engine.refuse_alone(step, SHARDED)
+    elif refusal:
         engine.refuse_replays(step, refusal)
     identity = {"version": 1, "run_id": run.id, "created": run.created, "attempt": attempt}
     return Attempt(engine, identity, monitor.loss)
+
+
+def _begin_beside(
+    monitor: "MechanicsMonitor", trainer: Any, module: nn.Module, progress: Mapping[str, Any], peers: Peers | None
+) -> Attempt | None:
+    """Take part, in a process that does not record, in what all processes measure together."""
+    if peers is None:
+        return None
+    engine = Engine(
+        module,
+        trainer.optimizers,
+        [probe for probe in monitor.probes if getattr(probe, "collective", False)],
+        Writer(Nowhere()),
+        budget=monitor.budget,
+        start_step=trainer.global_step,
+        strict=monitor.strict,
+    )
+    return Attempt(engine, progress, monitor.loss, beside=True) if engine.join(peers) else None
 
 
 def _trainer_context(trainer: Any) -> dict[str, Any]:

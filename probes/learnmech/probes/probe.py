@@ -27,8 +27,13 @@ class Moment(enum.StrEnum):
 class Isolate(Protocol):
     """Runs a measurement on a pure loss, with every side effect undone."""
 
-    def __call__(self, work: Callable[[PureLoss], T]) -> T:
-        """Run `work`; see `learnmech.probes.isolation.isolated`."""
+    def __call__(self, work: Callable[[PureLoss], T], *, twice: bool = True) -> T:
+        """Run `work`; see `learnmech.probes.isolation.isolated`.
+
+        Args:
+            work: The measurement.
+            twice: Use kernels that differentiate twice; False: training's own.
+        """
         ...
 
 

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.context import WAITS, describe, distributed, waits_for_others
+from learnmech.probes.distributed import Peers, companions, is_sharded
+from learnmech.probes.distributed.fsdp import SHARDED
 from learnmech.probes.engine import AT_STEP, Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, LossFunction
@@ -18,7 +20,7 @@ from learnmech.probes.pieces import count
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK, new_run, open_mailbox
-from learnmech.probes.writer import Writer
+from learnmech.probes.writer import Nowhere, Writer
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -44,7 +46,9 @@ class Recorder:
 
     Weights, gradients, optimizer, buffers, random streams and training flags are left bit for bit as they were, and no
     failure of a measurement reaches the loop. What is wrong with the arguments is raised, at once. In distributed
-    training rank 0 measures, on its own batches; `loss_fn` must not enter a collective then.
+    training give every process a recorder: curvature is that of the loss over the batches of all processes, measured by
+    all of them at the same steps; everything else is measured by rank 0, on its own batches, and only rank 0 records.
+    `loss_fn` must not enter a collective then, except those of `fully_shard`.
 
     Args:
         model: The model.
@@ -89,6 +93,7 @@ class Recorder:
         if accumulation < 1:
             raise ValueError(f"accumulation is {accumulation!r}; expected the micro-batches per update, from 1 on")
         self.step = 0
+        self._wrapped = model
         self._model = unwrapped(model)
         self._optimizer = optimizer
         self._loss_fn = loss_fn
@@ -107,6 +112,7 @@ class Recorder:
         self._hook: Any = None
         self._micro_batches: list[int | None] = []
         self._prepared = False
+        self._beside = False
 
     def __enter__(self) -> Self:
         """Begin the run, or go on with a loaded one."""
@@ -121,8 +127,10 @@ class Recorder:
 
     def _begin(self) -> None:
         rank, world_size = distributed()
+        peers = companions(self._wrapped)
         if rank != 0:
-            return  # weights and loss are alike on all ranks: one measures
+            self._begin_beside(peers)
+            return
         run, project, tags = self._identity
         context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
         if self._gradient_clip:
@@ -153,13 +161,34 @@ class Recorder:
             start_step=self.step,
             strict=self._strict,
         )
+        joined = self._engine.join(peers)
         writer.tell("run_started", self.step, f"attempt {self._attempt} from step {self.step}", attempt=self._attempt)
         if waits_for_others(self._model):
             self._engine.refuse_replays(self.step, WAITS)
+        elif is_sharded(self._model):
+            refuse = self._engine.refuse_alone if joined else self._engine.refuse_replays
+            refuse(self.step, SHARDED)
         if hasattr(self._optimizer, "register_step_pre_hook"):
             self._hook = self._optimizer.register_step_pre_hook(self._before_step)
         else:
             self._prepare_next()
+
+    def _begin_beside(self, peers: Peers | None) -> None:
+        """Take part, in a process that does not record, in what all processes measure together."""
+        probes = [probe for probe in self._probes if getattr(probe, "collective", False)]
+        if peers is None:
+            return
+        engine = Engine(
+            self._model,
+            [self._optimizer],
+            probes,
+            Writer(Nowhere()),
+            budget=self._budget,
+            start_step=self.step,
+            strict=self._strict,
+        )
+        if engine.join(peers):
+            self._engine, self._beside = engine, True
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See weights, gradient and hyperparameters of an update right before it is made."""
@@ -191,7 +220,7 @@ class Recorder:
         Args:
             batch: The batch or micro-batch.
         """
-        if self._engine is None:
+        if self._engine is None or self._beside:
             return
         self._micro_batches.append(count(batch))
         self._prepare(gradients=True)
@@ -208,6 +237,10 @@ class Recorder:
             self.step += 1
             return
         examples = count(batch)
+        if self._beside:
+            self.step += 1
+            engine.at_rest(self.step, batch, examples, self._source, used=True)
+            return
         update = self._update(batch, examples, loss)
         engine.after_update(self.step, update, self._source, gradients=not self._prepared)
         self._micro_batches, self._prepared = [], False
@@ -246,11 +279,14 @@ class Recorder:
             engine.finish("run_finished", f"finished at step {self.step}", timeout)
         else:
             engine.finish("run_failed", f"{type(error).__name__} at step {self.step}: {error}"[:500], timeout)
-        self._resumed = self._progress(engine)
+        if not self._beside:
+            self._resumed = self._progress(engine)
+        self._beside = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs for the run to go on as the same run: plain values only."""
-        return dict(self._resumed) if self._engine is None else self._progress(self._engine)
+        engine = None if self._beside else self._engine
+        return dict(self._resumed) if engine is None else self._progress(engine)
 
     def _progress(self, engine: Engine) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ import torch
 
 from learnmech.observables import get
 from learnmech.probes.budget import Governor
+from learnmech.probes.distributed import PeerFailed, Peers
 from learnmech.probes.health import LIMIT, Health
 from learnmech.probes.isolation import Refusal, Skip, Source
 from learnmech.probes.isolation.silence import REMEDY
@@ -25,6 +26,9 @@ from learnmech.wire import Measurement, Status
 logger = logging.getLogger("learnmech.probes")
 
 SELF_TEST = "self-test"
+
+FARTHEST = 1e6
+"""Steps ahead that a measurement is planned at most."""
 
 TRACE = 4000
 """Characters of a traceback kept in the event of a failure."""
@@ -67,11 +71,16 @@ class Runner:
         self.health = Health()
         self.host = 0.0
         """Seconds of host time in probes."""
+        self.peers: Peers | None = None
+        """The processes that measure together with this one."""
+        self._next: dict[str, int] = {}
+        self._last: dict[str, tuple[int, float]] = {}
         self._writer = writer
         self._device = device
         self._strict = strict
         self._running: list[tuple[str, float, Stopwatch]] = []
         self._since: dict[str, int] = {}
+        self._start_step = start_step
         self._begin = time.perf_counter()
         self._by_moment = {moment: [p for p in probes if moment_of(p) is moment] for moment in Moment}
         for probe in probes:
@@ -94,9 +103,16 @@ class Runner:
     def _is_due(self, probe: Probe, step: int) -> bool:
         if not self.health.well(probe.name):
             return False
+        if probe.schedule is None and self.together(probe):
+            return self.governor.budget > 0 and step >= self._next.get(probe.name, 0)
         if probe.schedule is not None:
             return probe.schedule.due(step, self._since[probe.name])
         return self.governor.may_run(probe.name, self.elapsed)
+
+    def together(self, probe: Probe) -> bool:
+        """Tell whether all processes measure this probe together."""
+        wanted = bool(getattr(probe, "collective", False))
+        return self.peers is not None and wanted and moment_of(probe) is Moment.AT_REST
 
     def prepare(self, probe: Probe, view: TrainingView, *, again: bool = False) -> bool:
         """Let a probe look at the weights before an update; tell whether it is ready to measure.
@@ -106,7 +122,7 @@ class Runner:
             view: The weights w_t and their gradient.
             again: True if it looked at this update before, at an earlier micro-batch.
         """
-        with self._caught(probe, view) as outcome:
+        with self._caught(probe, view.step) as outcome:
             prepare: Callable[[TrainingView], None] | None = getattr(probe, "prepare", None)
             if prepare is not None:
                 with self._charged(probe, new=not again):
@@ -117,16 +133,45 @@ class Runner:
     def measure(self, probe: Probe, view: TrainingView) -> None:
         """Run a probe and record what it measured, or why it did not."""
         prepared = moment_of(probe) is Moment.UPDATE
-        with self._caught(probe, view):
-            with self._charged(probe, new=not prepared) as watch:
-                found = list(probe.measure(view))
-            if not prepared and found:
-                found.append(Measurement("probe_cost", watch.seconds, scope=probe.name))
-                found[0] = msgspec.structs.replace(found[0], cost=watch.seconds)
-            self._writer.add(view.step, [checked(measurement) for measurement in found])
+        with self._caught(probe, view.step):
+            with self._in_step(probe, view.step):
+                with self._charged(probe, new=not prepared) as watch:
+                    found = list(probe.measure(view))
+                if not prepared and found:
+                    found.append(Measurement("probe_cost", watch.seconds, scope=probe.name))
+                    found[0] = msgspec.structs.replace(found[0], cost=watch.seconds)
+                found = [checked(measurement) for measurement in found]
+            self._writer.add(view.step, found)
             self._since[probe.name] = view.step
             self.health.succeeded(probe.name)
             self._notice(probe, view.step)
+
+    def absent(self, probe: Probe, step: int) -> None:
+        """Tell the other processes, which measure now, that this one does not."""
+        with self._caught(probe, step), self._in_step(probe, step):
+            raise PeerFailed("it has stopped measuring after failures of its own")
+
+    @contextmanager
+    def _in_step(self, probe: Probe, step: int) -> Iterator[None]:
+        """Measure in step with the other processes: all succeed or fail, and all know the next step of the probe."""
+        peers = self.peers
+        if peers is None or not self.together(probe):
+            yield
+            return
+        with peers.together():
+            yield
+            if probe.schedule is None:  # the first process decides for all: clocks differ
+                own = torch.tensor([self._step_allowed(probe.name, step)], dtype=torch.float64)
+                self._next[probe.name] = int(peers.first(own))
+
+    def _step_allowed(self, name: str, step: int) -> float:
+        """Return the step at which a probe may run again by the budget, if steps take as long as they have taken."""
+        now = self.elapsed
+        begun, since = self._last.get(name, (self._start_step, self.governor.total))
+        self._last[name] = (step, now)
+        pace = (now - since) / max(step - begun, 1)
+        wait = (self.governor.allowed_from(name) - now) / pace if pace > 0 else 1.0
+        return step + max(1.0, min(math.ceil(min(wait, FARTHEST)), FARTHEST))
 
     def _notice(self, probe: Probe, step: int) -> None:
         """Pass on what a probe has to say once, such as by which method it measures and why not by a better one."""
@@ -203,7 +248,7 @@ class Runner:
                 self._running.append((probe.name, seconds, watch))
 
     @contextmanager
-    def _caught(self, probe: Probe, view: TrainingView) -> Iterator[list[bool]]:
+    def _caught(self, probe: Probe, step: int) -> Iterator[list[bool]]:
         """Turn exceptions into data. Ctrl-C and exits pass: they are not of type Exception."""
         failure = ""
         exhausted = False
@@ -214,14 +259,14 @@ class Runner:
         except Refusal as refusal:
             if self._strict:
                 raise
-            self.refuse([probe], view.step, str(refusal))
+            self.refuse([probe], step, str(refusal))
         except Exception as error:
             if self._strict:
                 raise
             # the exception itself is not kept: its traceback holds the probe's tensors alive
             failure = f"{type(error).__name__}: {error}"[:500]
             exhausted = isinstance(error, torch.OutOfMemoryError)
-            self._fail(probe, view.step, failure, traceback.format_exc()[-TRACE:])
+            self._fail(probe, step, failure, traceback.format_exc()[-TRACE:])
         if exhausted and self._device.type == "cuda":
             torch.cuda.empty_cache()  # outside the handler, which still refers to the tensors
 

@@ -1,6 +1,7 @@
 """Sharpness: the largest eigenvalue of the loss Hessian, warm-started from the measurement before."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from learnmech.observables import Status
 from learnmech.probes.changes import Changes
-from learnmech.probes.curvature import TopEigenvalues, top_eigenvalues_of
+from learnmech.probes.curvature import Choice, Operator, TopEigenvalues, Unmeasurable, top_eigenvalues_of
 from learnmech.probes.curvature.preconditioners import NoPreconditioner, inverse_root, preconditioner_of
-from learnmech.probes.curvature_probe import CurvatureProbe
+from learnmech.probes.curvature.processes import operator_of
+from learnmech.probes.curvature_probe import PATIENCE, CurvatureProbe
 from learnmech.probes.isolation import PureLoss
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.schedule import Schedule
@@ -20,19 +22,32 @@ RECHECK = 10
 """Measurements between two looks at what rarely changes: is the loss deterministic (a schedule may switch dropout on),
 and does the curvature agree with finite differences."""
 
+MAX_BASIS = 24
+"""Vectors of the model's size held at most. Tracking at 1 % holds five; cold starts took 4 to 17 products on three
+trainings, so that a restart is rare."""
+
 
 class Sharpness(CurvatureProbe):
     """Measures `sharpness`, and `sharpness_preconditioned` where the optimizer preconditions.
 
-    Lanczos on exact Hessian-vector products of the loss on the current batch, in training mode and at the training's
-    own randomness; `stderr` is the residual bound |Hv - lambda v|. Each measurement starts from the last eigenvector,
-    so that a few products suffice. Beside it: `sharpness_products`, and `deterministic_loss`, which edge laws need.
+    Lanczos on Hessian-vector products of the loss on the current batch, in training mode and at the training's
+    own randomness. Each measurement starts from the last eigenvector, with a challenger beside it, and stops when the
+    estimated error of the eigenvalue is at most `accuracy`: two or three products while the weights move little.
+    `stderr` is that estimate, the products' own error included: residual^2 / gap, and never more than the residual
+    |Hv - lambda v|. Beside it: `sharpness_products`, and `deterministic_loss`, which edge laws need.
+
+    Where no way to Hessian products works, `sharpness` is `unsupported`, with the reason, and `sharpness_gauss_newton`
+    is measured instead: the largest eigenvalue of the Gauss-Newton matrix, another number.
+
     When memory runs out, the batch is taken in parts from then on (with batch norm in training mode that is another
-    function: `method` says so).
+    function: `method` says so). Memory between measurements: two vectors of the model's size (eigenvector, runner-up)
+    for each of the two observables; during one, the graph of a double backward and as many vectors as products, plus
+    four.
 
     Args:
         schedule: When to measure, such as `every(20)`; None leaves it to the budget.
-        tol: Relative residual at which the iteration stops.
+        accuracy: Relative error of the eigenvalue, by estimate, at which the iteration stops.
+        tol: Relative residual at which it stops instead, for those who want the eigenvector.
         max_products: Most Hessian-vector products per measurement; on reaching it the status is `not_converged`.
         preconditioned: Measure the preconditioned sharpness too, where there is a preconditioner.
         batch: A fixed batch to measure on, instead of the current one.
@@ -50,7 +65,8 @@ class Sharpness(CurvatureProbe):
         self,
         schedule: Schedule | None = None,
         *,
-        tol: float = 1e-3,
+        accuracy: float = 0.01,
+        tol: float | None = None,
         max_products: int = 30,
         preconditioned: bool = True,
         batch: Any = None,
@@ -58,10 +74,17 @@ class Sharpness(CurvatureProbe):
         name: str | None = None,
     ) -> None:
         super().__init__(schedule, batch=batch, method=method, name=name)
-        if not 0 < tol < 1:
-            raise ValueError(f"Sharpness(tol={tol!r}): expected a relative residual between 0 and 1, such as 1e-3")
+        if tol is not None and not 0 < tol < 1:
+            raise ValueError(
+                f"Sharpness(tol={tol!r}): expected a relative residual between 0 and 1, such as 1e-3, or None"
+            )
+        if not 0 < accuracy < 1:
+            raise ValueError(
+                f"Sharpness(accuracy={accuracy!r}): expected a relative error between 0 and 1, such as 0.01"
+            )
         if max_products < 1:
             raise ValueError(f"Sharpness(max_products={max_products!r}): expected 1 or more, such as 30")
+        self.accuracy = accuracy
         self.tol = tol
         self.max_products = max_products
         self.preconditioned = preconditioned
@@ -71,24 +94,29 @@ class Sharpness(CurvatureProbe):
         super().reset()
         self._starts: dict[str, TopEigenvalues] = {}
         self._changes = Changes()
+        self._substitute = Choice("gauss_newton")
+        self._failures = 0
+        self._reason = ""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave eigenvectors out of copies and pickles: they are as large as the model."""
         return self.__dict__ | {"_starts": {}}
 
-    def _scale(self, view: TrainingView) -> list[Tensor] | NoPreconditioner | None:
-        """Return P^(-1/2) of the optimizer's preconditioner, why there is none now, or None if there never is one."""
-        if not self.preconditioned or len(view.optimizers) != 1:
-            return None
-        found = preconditioner_of(view.optimizers[0], list(view.parameters.values()))
-        if isinstance(found, NoPreconditioner):
-            return found if found.yet else None
-        return inverse_root(found)
+    def direction(self, size: int) -> Tensor | None:
+        """Return the eigenvector of the last measurement of `sharpness`, of length 1; None if there is none [size]."""
+        last = self._starts.get("sharpness")
+        return last.vectors[0] if last is not None and last.vectors.shape == (1, size) else None
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at the weights of `view`."""
         batch = self.batch_of(view)
-        top, method = self._top("sharpness", loss, batch, None)
+        if self._failures >= PATIENCE:
+            return self._instead(loss, batch)
+        try:
+            top, method = self._top("sharpness", loss, batch, None)
+        except Unmeasurable as error:
+            self._failures, self._reason = self._failures + 1, str(error)
+            return self._instead(loss, batch)
         products = top.products
         found = [_measurement("sharpness", top, method)]
         scale = self._scale(view)
@@ -101,19 +129,60 @@ class Sharpness(CurvatureProbe):
         found.append(Measurement("sharpness_products", float(products)))
         return found + self._determinism(loss, batch)
 
+    def _scale(self, view: TrainingView) -> list[Tensor] | NoPreconditioner | None:
+        """Return P^(-1/2) of the optimizer's preconditioner, why there is none now, or None if there never is one."""
+        if not self.preconditioned or len(view.optimizers) != 1:
+            return None
+        found = preconditioner_of(view.optimizers[0], list(view.parameters.values()))
+        if isinstance(found, NoPreconditioner):
+            return found if found.yet else None
+        return inverse_root(found)
+
     def _top(
         self, observable: str, loss: PureLoss, batch: Any, scale: list[Tensor] | None
     ) -> tuple[TopEigenvalues, str]:
-        operator = self.operator(loss, batch, scale)
-        earlier = self._starts.get(observable)
-        if earlier is not None and earlier.vectors.shape != (1, operator.space.size):
-            earlier = None  # layers were frozen or unfrozen since, or the last measurement failed
-        limit = min(self.max_products, max(operator.space.dimension, 1))
-        check = self.uses % RECHECK == 0
-        top = top_eigenvalues_of(operator, start=earlier, tol=self.tol, max_products=limit, check=check)
-        operator.release()
+        """Measure with the method that works; one that proves wrong on the way gives its place to the next."""
+        while True:
+            top, method = self._solved(observable, lambda: self.operator(loss, batch, scale))
+            if top.status is not Status.UNSUPPORTED or not self._choice.doubt(top.reason):
+                return top, method
+
+    def _solved(self, observable: str, make: Callable[[], Operator]) -> tuple[TopEigenvalues, str]:
+        operator = make()
+        try:
+            earlier = self._starts.pop(observable, None)
+            if earlier is not None and earlier.vectors.shape != (1, operator.space.size):
+                earlier = None  # layers were frozen or unfrozen since, or the last measurement failed
+            top = top_eigenvalues_of(
+                operator,
+                start=earlier,
+                tol=self.tol or 1e-3,
+                accuracy=None if self.tol else self.accuracy,
+                max_products=min(self.max_products, max(operator.space.dimension, 1)),
+                max_basis=MAX_BASIS,
+                check=self.uses % RECHECK == 0,
+            )
+        finally:
+            operator.release()
         self._starts[observable] = top
         return top, self.method_of(operator)
+
+    def _instead(self, loss: PureLoss, batch: Any) -> list[Measurement]:
+        """Return the Gauss-Newton sharpness, and why there is no other."""
+
+        def make() -> Operator:
+            return operator_of(loss, self.parts(batch), self._substitute, retain=self._parts == 1)
+
+        refused = Measurement("sharpness", None, status=Status.UNSUPPORTED, reason=self._reason)
+        try:
+            top, method = self._solved("sharpness_gauss_newton", make)
+        except Unmeasurable:
+            return [refused]
+        substitute = _measurement("sharpness_gauss_newton", top, method)
+        if top.status is Status.UNSUPPORTED:
+            return [refused, substitute]
+        # in front: a probe whose first measurement is unsupported time after time is given up
+        return [substitute, refused, Measurement("sharpness_products", float(top.products))]
 
     def _determinism(self, loss: PureLoss, batch: Any) -> list[Measurement]:
         """Compare the loss under two states of the random streams: laws of deterministic descent ask for that."""
@@ -128,12 +197,12 @@ class Sharpness(CurvatureProbe):
 
 
 def _measurement(observable: str, top: TopEigenvalues, method: str) -> Measurement:
-    value, residual = float(top.eigenvalues[0]), float(top.residuals[0])
+    value, error = float(top.eigenvalues[0]), float(top.errors[0])
     known = math.isfinite(value) or top.status is Status.NON_FINITE
     return Measurement(
         observable,
         value if known else None,
-        stderr=residual if math.isfinite(residual) else None,
+        stderr=error if math.isfinite(error) else None,
         status=top.status,
         reason=top.reason,
         method=method,

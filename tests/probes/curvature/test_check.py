@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from learnmech.observables import Status
-from learnmech.probes.curvature import Agreement, top_eigenvalues
+from learnmech.probes.curvature import Agreement, HessianOperator, Objective, top_eigenvalues, top_eigenvalues_of
 
 
 class Detached(torch.autograd.Function):
@@ -36,10 +36,8 @@ class Once(torch.autograd.Function):
         return 2 * g * ctx.saved_tensors[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("function", [Detached, Once])
-@pytest.mark.parametrize("inner", [False, True])
-def test_wrong_second_derivatives_are_flagged(dtype, function, inner):
+def _wrong(function, inner, dtype):
+    """A network with a wrong or missing second derivative, the same loss written honestly, and a batch."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2)).to(dtype)
     x = torch.randn(12, 5, dtype=dtype)
@@ -48,12 +46,40 @@ def test_wrong_second_derivatives_are_flagged(dtype, function, inner):
         hidden = function.apply(m(x))
         return (hidden**2 if inner else hidden).mean()
 
-    result = top_eigenvalues(loss, model, [x])
+    return loss, lambda m, x: (m(x) ** 4 if inner else m(x) ** 2).mean(), model, x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("function", [Detached, Once])
+@pytest.mark.parametrize("inner", [False, True])
+def test_wrong_second_derivatives_are_flagged(dtype, function, inner):
+    loss, honest, model, x = _wrong(function, inner, dtype)
+    result = top_eigenvalues(loss, model, [x], method="double_backward")
     assert result.status is Status.UNSUPPORTED
     assert "second derivative" in result.reason
-    right = top_eigenvalues(lambda m, x: (m(x) ** 4 if inner else m(x) ** 2).mean(), model, [x])
+    right = top_eigenvalues(honest, model, [x])
     assert right.status is Status.OK
     assert right.comparison.agreement is Agreement.AGREES
+    # and differences of gradients give the number all the same
+    found = top_eigenvalues(loss, model, [x])
+    assert found.status is Status.OK, found.reason
+    assert found.eigenvalues.item() == pytest.approx(right.eigenvalues.item(), rel=1e-3)
+
+
+def test_wrong_second_derivative_is_flagged_at_the_top_vector_too():
+    """The same check stands at the end, for what a probe along one direction did not show."""
+    loss, _, model, x = _wrong(Detached, False, torch.float64)
+    parameters = [p.detach().requires_grad_() for p in model.parameters()]
+    names = [name for name, _ in model.named_parameters()]
+    objective = Objective(
+        parameters,
+        [lambda p: loss(lambda x: torch.func.functional_call(model, dict(zip(names, p, strict=True)), x), x)],
+    )
+    result = top_eigenvalues_of(HessianOperator(objective))
+    assert result.status is Status.UNSUPPORTED
+    assert "finite" not in result.reason
+    assert "by double backward" in result.reason
+    assert result.comparison.agreement is Agreement.DISAGREES
 
 
 def _relu_networks():
@@ -117,6 +143,27 @@ def test_check_can_be_left_out(architecture):
 
     result = top_eigenvalues(loss, problem.model, [problem.batch], check=False)
     assert result.comparison.agreement is Agreement.SKIPPED
-    assert len(calls) == 1  # the graph of one evaluation serves all products
+    without = len(calls)
+    assert without == 2 + 1 + 1 + 2  # repeatable, the gradient, one graph for all products, the probe of the method
+    calls.clear()
     top_eigenvalues(loss, problem.model, [problem.batch])
-    assert len(calls) == 1 + 1 + 2
+    assert len(calls) == without + 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_kinks_in_a_convolution_are_not_called_a_wrong_derivative(seed):
+    """A step crosses so many kinks of a ReLU and max-pooling network that differences agree, some per cent off."""
+    torch.manual_seed(seed)
+    layers = []
+    for a, b in ((3, 16), (16, 32)):
+        layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 16, 10))
+    batch = (torch.randn(32, 3, 16, 16), torch.randint(10, (32,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+    found = top_eigenvalues(lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), model, [batch], accuracy=0.01)
+    assert found.status == "ok", found.reason
+    assert found.comparison.agreement in {Agreement.AGREES, Agreement.INCONCLUSIVE}

@@ -75,29 +75,29 @@ def test_rmsprop_is_what_the_step_divided_by(centered, foreach):
 
 
 def test_not_yet_before_the_first_step():
-    for make in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop):
+    for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Adafactor"):
         parameters = [nn.Parameter(torch.ones(3))]
-        optimizer = make(parameters)
+        optimizer = getattr(torch.optim, name)(parameters)
+        entries = len(optimizer.state)  # Adagrad's are there from the start, at step 0
         found = preconditioner_of(optimizer, parameters)
         assert isinstance(found, NoPreconditioner)
         assert found.yet
-        assert found.reason.startswith("not yet")
-        assert len(optimizer.state) == 0  # asking must not create entries
+        assert found.reason.startswith(f"not yet: {name} ")
+        assert preconditioner_of(optimizer, [nn.Parameter(torch.ones(3))]).reason.startswith("none of the 1 parameters")
+        assert len(optimizer.state) == entries  # asking must not create entries
         optimizer.state[parameters[0]] = {"step": torch.tensor(0.0), "exp_avg_sq": torch.zeros(3)}
         assert preconditioner_of(optimizer, parameters).yet
 
 
-def test_other_optimizers_have_none():
-    parameters = [nn.Parameter(torch.ones(3))]
-    for optimizer in (
-        torch.optim.SGD(parameters, lr=1.0),
-        torch.optim.NAdam(parameters),
-        torch.optim.Adamax(parameters),
-    ):
-        found = preconditioner_of(optimizer, parameters)
-        assert isinstance(found, NoPreconditioner)
-        assert not found.yet
-        assert type(optimizer).__name__ in found.reason
+@pytest.mark.parametrize("name", ["SGD", "ASGD", "LBFGS", "Rprop", "SparseAdam", "Muon"])
+def test_optimizers_without_a_diagonal_say_what_is_meaningful(name):
+    if not hasattr(torch.optim, name):
+        return  # Muon came with torch 2.9
+    found = preconditioner_of(getattr(torch.optim, name)([nn.Parameter(torch.ones(3, 2))], lr=1.0), [])
+    assert isinstance(found, NoPreconditioner)
+    assert not found.yet
+    assert found.reason.startswith(name + " ")
+    assert "sharpness" in found.reason
 
 
 def test_parameters_that_do_not_move_are_left_out():

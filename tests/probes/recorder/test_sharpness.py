@@ -8,7 +8,7 @@ from learnmech.probes import Recorder, Sharpness, every, is_probing
 
 
 def test_sharpness_is_the_closed_form_at_its_step(quartic, spool):
-    weights = quartic.descend([Sharpness(every(2))], spool.url, steps=7)
+    weights = quartic.descend([Sharpness(every(2), tol=1e-3)], spool.url, steps=7)
     run = spool()
     assert list(run.values("sharpness")) == [2, 4, 6]
     for step, m in run.all("sharpness"):
@@ -64,3 +64,101 @@ def test_after_running_out_of_memory_the_batch_is_taken_in_parts(mean_square, sp
     assert [(step, m.method) for step, m in rest] == [(step, "double_backward_in_4_parts") for step in (2, 3, 4)]
     for step, m in rest:
         assert m.value == pytest.approx(expected[step], rel=1e-6)
+
+
+def test_usual_settings_keep_one_per_cent_with_few_products(cross_entropy, spool):
+    """The oracle is the dense Hessian by `torch.autograd.functional`, at the step of each measurement."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch, truth = (torch.randn(64, 6, dtype=torch.float64), torch.randint(0, 3, (64,))), {}
+    with Recorder(model, optimizer, cross_entropy, [Sharpness(every(5))], sink=spool.url) as recorder:
+        for step in range(1, 61):
+            optimizer.zero_grad()
+            loss = cross_entropy(model, batch)
+            loss.backward()
+            optimizer.step()
+            recorder.after_step(batch, loss)
+            if step % 5 == 0:
+                truth[step] = _dense_top(model, cross_entropy, batch)
+    run = spool()
+    assert run.values("sharpness") == pytest.approx(truth, rel=0.01)
+    assert all(m.stderr > 0.0 for _, m in run.all("sharpness"))
+    products = sorted(run.values("sharpness_products").values())
+    assert products[len(products) // 2] <= 3
+
+
+def _dense_top(model, loss_fn, batch):
+    parameters = dict(model.named_parameters())
+    sizes = [p.numel() for p in parameters.values()]
+
+    def loss(flat):
+        parts = zip(parameters, flat.split(sizes), strict=True)
+        values = {name: part.view_as(parameters[name]) for name, part in parts}
+        return loss_fn(lambda x: torch.func.functional_call(model, values, x), batch)
+
+    flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+    return float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))[-1])
+
+
+class NoSecond(torch.autograd.Function):
+    """tanh whose backward pass cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return g * (1 - y * y)
+
+
+class Kinked(nn.Module):
+    """Without usable second derivative, and with gradients that jump: neither products nor differences work."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(20 * self.one(NoSecond.apply(x)))
+        return self.three(torch.relu(self.two(NoSecond.apply(hidden))))
+
+
+def test_where_no_hessian_product_works_the_gauss_newton_matrix_is_measured_under_its_own_name(cross_entropy, spool):
+    torch.manual_seed(0)
+    model = Kinked()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    batch = (torch.randn(256, 4), torch.randint(0, 3, (256,)))
+    with Recorder(model, optimizer, cross_entropy, [Sharpness(every(1))], sink=spool.url) as recorder:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = cross_entropy(model, batch)
+            loss.backward()
+            optimizer.step()
+            recorder.after_step(batch, loss)
+    run = spool()
+    refused = run.all("sharpness")
+    assert len(refused) == 6, "the probe is not given up"
+    for _, m in refused:
+        assert m.status == "unsupported"
+        assert m.value is None
+        assert "double backward" in m.reason
+    for _, m in run.all("sharpness_gauss_newton"):
+        assert m.status == "ok", m.reason
+        assert m.value > 0
+        assert m.method.startswith("gauss_newton")
+    assert len(run.all("sharpness_gauss_newton")) == 6
+
+
+def test_bad_settings_say_what_is_expected():
+    with pytest.raises(ValueError, match=r"tol=0\): expected a relative residual"):
+        Sharpness(tol=0)
+    with pytest.raises(ValueError, match=r"accuracy=1.5\): expected a relative error"):
+        Sharpness(accuracy=1.5)
+    with pytest.raises(ValueError, match=r"max_products=0\): expected 1 or more"):
+        Sharpness(max_products=0)

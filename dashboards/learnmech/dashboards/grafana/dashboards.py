@@ -5,9 +5,9 @@ from typing import Any
 from learnmech import laws
 from learnmech.dashboards import panels
 from learnmech.dashboards.grafana import fields, queries, variables, widgets
-from learnmech.dashboards.grafana.layout import place
+from learnmech.dashboards.grafana.layout import WIDTH, Rows, place
 from learnmech.dashboards.grafana.names import SCHEMA_VERSION, TAG
-from learnmech.dashboards.panels import Panel
+from learnmech.dashboards.panels import Panel, Section
 
 _RELATED = {
     "edge_of_stability": ("loss", "overhead"),
@@ -15,6 +15,9 @@ _RELATED = {
     "rotational_equilibrium": ("weight_norm", "loss"),
 }
 """Observables that explain a law's panel, drawn below it; any other law gets the loss and the overhead."""
+
+_FOLDED = {"edge_of_stability": {"Curvature": Section.CURVATURE}}
+"""Sections that explain a law further, folded below its panels: by title."""
 
 
 def uid(law_name: str) -> str:
@@ -127,7 +130,7 @@ def law(item: laws.Law) -> dict[str, Any]:
         (4, [(4, stat) for stat in stats]),
         (11, [(14, widgets.trend(panel)), (10, widgets.ratio(panel.companion, item.band.lower, item.band.upper))]),
         (6, [(24, history)]),
-        (8, [(12, _over_steps(first)), (12, _over_steps(second))]),
+        (8, [(12, widgets.trend(first)), (12, widgets.trend(second))]),
         (6, [(24, reasons)]),
     ]
     chosen = [
@@ -137,13 +140,20 @@ def law(item: laws.Law) -> dict[str, Any]:
         variables.points(),
         *variables.slots(),
     ]
-    return _dashboard(
-        uid(item.name), f"learnmech: {item.title[0].lower()}{item.title[1:]}", panel.question, rows, chosen
-    )
+    title = f"learnmech: {item.title[0].lower()}{item.title[1:]}"
+    folded = {name: _in_pairs(panels.of(section)) for name, section in _FOLDED.get(item.name, {}).items()}
+    return _dashboard(uid(item.name), title, panel.question, rows, chosen, folded)
 
 
-def _over_steps(panel: Panel) -> dict[str, Any]:
-    return widgets.trend(panel)
+def _in_pairs(section: tuple[Panel, ...]) -> Rows:
+    """Put two panels beside each other in each row; one that is left over, or shows a distribution, has its own."""
+    rows: list[list[Panel]] = []
+    for panel in section:
+        if rows and len(rows[-1]) == 1 and not panel.intervals and not rows[-1][0].intervals:
+            rows[-1].append(panel)
+        else:
+            rows.append([panel])
+    return [(9, [(WIDTH // len(row), widgets.trend(panel)) for panel in row]) for row in rows]
 
 
 def operations() -> dict[str, Any]:
@@ -198,8 +208,9 @@ def _dashboard(
     name: str,
     title: str,
     question: str,
-    rows: list[tuple[int, list[tuple[int, dict[str, Any]]]]],
+    rows: Rows,
     chosen: list[dict[str, Any]],
+    folded: dict[str, Rows] | None = None,
 ) -> dict[str, Any]:
     return {
         "uid": name,
@@ -218,7 +229,7 @@ def _dashboard(
         "annotations": {"list": []},
         "links": [_LINKS],
         "templating": {"list": chosen},
-        "panels": place(rows),
+        "panels": place(rows, folded),
         "preload": False,
     }
 

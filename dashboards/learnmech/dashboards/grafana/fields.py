@@ -2,39 +2,57 @@
 
 from typing import Any
 
+from learnmech.dashboards.grafana import further
 from learnmech.dashboards.grafana.names import AXIS_LABELS, COLOURS, UNITS, VERDICT_COLOURS
+from learnmech.dashboards.grafana.overrides import DASH, column, edge, setting
+from learnmech.dashboards.grafana.overrides import colour as coloured
 from learnmech.dashboards.panels import Panel, Role
-
-_DASH = {"fill": "dash", "dash": [8, 6]}
-
-
-def column(slot: int, role: Role) -> str:
-    """Return the name of the column that a query makes for a role of a slot."""
-    return f"{slot}:{role}"
 
 
 def curves(panel: Panel, roles: tuple[Role, ...], *, log: bool, predicted: str = "predicted") -> dict[str, Any]:
     """Return the field configuration of a Trend panel."""
-    overrides = [
-        {
-            "matcher": {"id": "byName", "options": column(slot, role)},
-            "properties": _look(panel, slot, role, colour, predicted),
-        }
-        for slot, colour in enumerate(COLOURS, start=1)
-        for role in roles
+    slots = list(enumerate(COLOURS, start=1))
+    looks = [
+        look
+        for slot, colour in slots
+        for look in (
+            *further.looks(panel, slot, colour),
+            *((column(slot, role), _look(panel, slot, role, colour, predicted)) for role in roles),
+        )
     ]
-    return {
-        "defaults": {
-            "unit": UNITS[panel.unit],
-            "color": {"mode": "palette-classic"},
-            "custom": {
-                **_BASE,
-                "axisLabel": AXIS_LABELS.get(panel.unit, ""),
-                "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
-            },
+    defaults: dict[str, Any] = {
+        "unit": UNITS[panel.unit],
+        "color": {"mode": "palette-classic"},
+        "custom": {
+            **_BASE,
+            "axisLabel": AXIS_LABELS.get(panel.unit, ""),
+            "scaleDistribution": _distribution(panel, log=log),
         },
-        "overrides": overrides,
     }
+    if panel.rules:
+        defaults["custom"]["thresholdsStyle"] = {"mode": "dashed"}
+        defaults["thresholds"] = {
+            "mode": "absolute",
+            "steps": [{"color": "transparent", "value": None}, *({"color": RULE, "value": y} for y in panel.rules)],
+        }
+    return {
+        "defaults": defaults,
+        "overrides": [
+            {"matcher": {"id": "byName", "options": name}, "properties": properties} for name, properties in looks
+        ],
+    }
+
+
+RULE = "#5f6b7a"
+"""Colour of a fixed line: that of no run that is drawn, seen on a white and on a dark page."""
+
+
+def _distribution(panel: Panel, *, log: bool) -> dict[str, Any]:
+    if not log:
+        return {"type": "linear"}
+    return (
+        {"type": "symlog", "log": 10, "linearThreshold": panel.linear} if panel.signed else {"type": "log", "log": 10}
+    )
 
 
 _BASE: dict[str, Any] = {
@@ -58,23 +76,22 @@ _BASE: dict[str, Any] = {
 
 
 def _look(panel: Panel, slot: int, role: Role, colour: str, predicted: str) -> list[dict[str, Any]]:
+    if role is Role.UPPER:
+        return edge(colour, below=column(slot, Role.LOWER), opacity=further.ERROR_OPACITY)
+    if role not in (Role.MEASURED, Role.PREDICTED):
+        return edge(colour)
     run = f"${{slot_{slot}}}"
-    properties = [_property("color", {"mode": "fixed", "fixedColor": colour})]
     if role is Role.MEASURED:
-        properties.append(_property("displayName", run))
-        properties.append(_property("custom.showPoints", "auto"))
-    elif role is Role.PREDICTED:
-        properties.append(_property("displayName", f"{run} {predicted}"))
-        properties.append(_property("custom.lineStyle", _DASH))
-        properties.append(_property("custom.lineWidth", 1))
-        if panel.stepped:
-            properties.append(_property("custom.lineInterpolation", "stepAfter"))
-    else:
-        properties.append(_property("custom.lineWidth", 0))
-        properties.append(_property("custom.hideFrom", {"legend": True, "tooltip": True, "viz": False}))
-        if role is Role.UPPER:
-            properties.append(_property("custom.fillBelowTo", column(slot, Role.LOWER)))
-            properties.append(_property("custom.fillOpacity", 18))
+        name = f"{run} {panel.label}" if panel.label else run
+        return [coloured(colour), setting("displayName", name), setting("custom.showPoints", "auto")]
+    properties = [
+        coloured(colour),
+        setting("displayName", f"{run} {predicted}"),
+        setting("custom.lineStyle", DASH),
+        setting("custom.lineWidth", 1),
+    ]
+    if panel.stepped:
+        properties.append(setting("custom.lineInterpolation", "stepAfter"))
     return properties
 
 
@@ -113,7 +130,3 @@ def statuses() -> list[dict[str, Any]]:
         for index, (status, verdict) in enumerate(colours.items())
     }
     return [{"type": "value", "options": options}]
-
-
-def _property(name: str, value: Any) -> dict[str, Any]:
-    return {"id": name, "value": value}

@@ -3,7 +3,7 @@
 The curves of several runs share one frame with one x column, because the Trend panel wants it. Long runs are put into
 buckets of steps, the last row of each counting. Runs are measured at different steps: one that has nothing at a step of
 another gets the point on the straight line between its neighbours, exactly what the line would pass through. A
-measurement that has no finite value stays NULL, so its gap stays a gap.
+measurement that has no finite value, or is undetermined, stays NULL, so its gap stays a gap.
 """
 
 from learnmech.dashboards.grafana.names import SLOTS, WHOLE_MODEL
@@ -28,6 +28,9 @@ CHOSEN = f"""chosen AS (
 )"""
 """The chosen runs with their slots: oldest first, the same order as the variables `slot_1`, `slot_2`, ..."""
 
+TRUSTED = "CASE WHEN r.status <> 'undetermined' THEN r.value END"
+"""The value of an observation; a gap where its error bar is too wide for it to mean anything."""
+
 _HELD = frozenset({Role.PREDICTED, Role.ZONE_LOWER, Role.ZONE_UPPER})
 
 
@@ -44,6 +47,8 @@ def expression(curve: Curve, table: str) -> str:
 def curves(panel: Panel, roles: tuple[Role, ...], *, positive: bool = False) -> str:
     """Return the query of a panel: rows (step, series, value), series being `slot:role`.
 
+    Layers and intervals come with the keys of their curves as roles.
+
     Args:
         panel: The declaration.
         roles: The roles to draw, of those that the panel declares.
@@ -51,7 +56,8 @@ def curves(panel: Panel, roles: tuple[Role, ...], *, positive: bool = False) -> 
     """
     drawn = [curve for curve in panel.curves if curve.role in roles]
     columns = ", ".join(
-        f"r.{name}" for name in dict.fromkeys(n for c in drawn for n in (c.column, c.error, c.divisor) if n)
+        f"{TRUSTED} AS value" if panel.view is View.OBSERVATIONS and name == "value" else f"r.{name}"
+        for name in dict.fromkeys(n for c in drawn for n in (c.column, c.error, c.divisor) if n)
     )
     values = ",\n           ".join(
         f"('{curve.role}', {expression(curve, 'c')}, {_boolean(panel.stepped and curve.role in _HELD)})"
@@ -62,16 +68,16 @@ def curves(panel: Panel, roles: tuple[Role, ...], *, positive: bool = False) -> 
   SELECT c.slot, r.step, {columns}
     FROM chosen AS c JOIN {panel.view} AS r ON r.run_id = c.run_id
    WHERE {_filter(panel)}
-){_reference(panel)}, width AS (
+){_reference(panel)}{_further(panel)}, width AS (
   SELECT CASE WHEN max(n) <= {POINTS} THEN 1 ELSE ceil((max(high) - min(low) + 1) / {POINTS}) END::bigint AS w
-    FROM (SELECT count(*) AS n, min(step) AS low, max(step) AS high FROM raw GROUP BY slot) AS sizes
+    FROM ({_sizes(panel)}) AS sizes
 ), cells AS (
   SELECT DISTINCT ON (slot, step / w) raw.*, step / w AS bucket
     FROM raw CROSS JOIN width ORDER BY slot, step / w, step DESC
 ), points AS (
   SELECT c.slot, c.bucket, v.role, v.value, v.held
     FROM cells AS c CROSS JOIN LATERAL (VALUES
-           {values}) AS v (role, value, held){_reference_points(panel)}
+           {values}) AS v (role, value, held){_reference_points(panel)}{_further_points(panel)}
 ), grid AS (
   SELECT s.slot, s.role, s.held, b.bucket
     FROM (SELECT DISTINCT slot, role, held FROM points) AS s
@@ -89,7 +95,8 @@ def curves(panel: Panel, roles: tuple[Role, ...], *, positive: bool = False) -> 
     LEFT JOIN points AS b ON b.slot = a.slot AND b.role = a.role AND b.bucket = a.before
     LEFT JOIN points AS n ON n.slot = a.slot AND n.role = a.role AND n.bucket = a.after
 )
-SELECT step, series, ({shown})::double precision AS value FROM filled ORDER BY step, series"""
+SELECT step, series, ({shown})::double precision AS value FROM filled
+ WHERE step IS NOT NULL ORDER BY step, series"""
 
 
 def _boolean(value: bool) -> str:
@@ -99,14 +106,59 @@ def _boolean(value: bool) -> str:
 def _filter(panel: Panel) -> str:
     if panel.view is View.RESIDUALS:
         return f"r.law = '{panel.name}' AND r.scope = {SCOPES}"
-    return f"r.observable = '{panel.name}' AND r.scope = '{panel.scope}'"
+    return f"r.observable = '{panel.name}' AND r.scope = {_scope(panel)}"
+
+
+def _scope(panel: Panel) -> str:
+    """Write the panel's scope; where a run has others instead, as with the k of a subspace, its first one."""
+    if not panel.scope or panel.fixed:
+        return f"'{panel.scope}'"
+    return (
+        f"(SELECT l.scope FROM latest AS l WHERE l.run_id = c.run_id AND l.observable = '{panel.name}'"
+        f" ORDER BY l.scope <> '{panel.scope}', l.scope LIMIT 1)"
+    )
+
+
+def _sizes(panel: Panel) -> str:
+    """Count what each series has, the panel's own and the further ones."""
+    sizes = "SELECT count(*) AS n, min(step) AS low, max(step) AS high FROM {} GROUP BY slot"
+    own = sizes.format("raw")
+    return f"{own}\n          UNION ALL {sizes.format('further')}, role" if panel.parts else own
+
+
+def _further(panel: Panel) -> str:
+    """Read the series behind layers and intervals."""
+    if not panel.parts:
+        return ""
+    rows = ",\n           ".join(
+        f"('{part.observable}', '{part.scope}', '{curve.role}', {curve.sign})"
+        for part in panel.parts
+        for curve in part.curves
+    )
+    return f""", further AS (
+  SELECT c.slot, r.step, f.role, {TRUSTED} + CASE f.sign WHEN 0 THEN 0 ELSE f.sign * r.stderr END AS value
+    FROM chosen AS c CROSS JOIN (VALUES
+           {rows}) AS f (observable, scope, role, sign)
+    JOIN observations AS r ON r.run_id = c.run_id AND r.observable = f.observable AND r.scope = f.scope
+)"""
+
+
+def _further_points(panel: Panel) -> str:
+    if not panel.parts:
+        return ""
+    return """
+  UNION ALL
+  SELECT DISTINCT ON (slot, role, step / w) slot, step / w, role, value, FALSE
+    FROM (SELECT * FROM further CROSS JOIN width ORDER BY slot, role, step / w, step DESC) AS others"""
 
 
 def _reference(panel: Panel) -> str:
     if panel.reference is None:
         return ""
+    over = panel.reference.over
+    value = f"{over:g} / NULLIF(r.value, 0)" if over else "r.value"
     return f""", reference AS (
-  SELECT c.slot, r.step, r.value
+  SELECT c.slot, r.step, {value} AS value
     FROM chosen AS c JOIN observations AS r ON r.run_id = c.run_id
    WHERE r.observable = '{panel.reference.observable}' AND r.scope = '{panel.reference.scope}'
 )"""

@@ -11,7 +11,7 @@ _RATIO = (Role.UPPER, Role.LOWER, Role.MEASURED)
 
 
 def trend(panel: Panel) -> dict[str, Any]:
-    """Draw a declared panel over steps: measured with its error band, prediction or reference dashed."""
+    """Draw a declared panel over steps: measured with its error band, prediction or reference dashed, further lines."""
     roles = tuple(
         role
         for role in _BAND
@@ -20,7 +20,7 @@ def trend(panel: Panel) -> dict[str, Any]:
     log = panel.scale == "log"
     label = panel.reference.label if panel.reference else "predicted"
     config = fields.curves(panel, roles, log=log, predicted=label)
-    return _trend(panel, config, queries.curves(panel, roles, positive=log))
+    return _trend(panel, config, queries.curves(panel, roles, positive=log and not panel.signed))
 
 
 def ratio(panel: Panel, lower: float, upper: float) -> dict[str, Any]:

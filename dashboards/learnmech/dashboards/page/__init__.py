@@ -9,7 +9,7 @@ from typing import Any
 
 from learnmech import laws, observables
 from learnmech.dashboards import panels
-from learnmech.dashboards.panels import Panel, View, notation
+from learnmech.dashboards.panels import Curve, Panel, Section, View, notation
 
 PANELS_FILE = "panels.json"
 
@@ -32,7 +32,7 @@ def declarations() -> dict[str, Any]:
     declared = panels.catalogue()
     return {
         "laws": [_panel(panel) for panel in declared if panel.view is View.RESIDUALS],
-        "training": [_panel(panel) for panel in declared if panel.view is View.OBSERVATIONS],
+        **{section.value: [_panel(panel) for panel in panels.of(section)] for section in Section},
         "symbols": {
             observable.name: notation.data(notation.parse(observable.symbol))
             for observable in observables.catalogue()
@@ -62,14 +62,25 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "question": panel.question,
         "name": panel.name,
         "scope": panel.scope,
+        "label": panel.label,
         "unit": panel.unit,
         "scale": panel.scale.value,
         "stepped": panel.stepped,
         "error": _error(panel),
         "rules": list(panel.rules),
-        "curves": [
-            {"role": c.role.value, "column": c.column, "error": c.error, "sign": c.sign, "divisor": c.divisor}
-            for c in panel.curves
+        "curves": _curves(panel.curves),
+        "signed": panel.signed,
+        "fixed": panel.fixed,
+        "layers": [
+            {"role": f"layer_{number}", "label": layer.label, "look": layer.look.value, "error": layer.error}
+            for number, layer in enumerate(panel.layers, start=1)
+        ],
+        "intervals": [
+            {"role": f"interval_{number}", "label": interval.label, "strength": interval.strength}
+            for number, interval in enumerate(panel.intervals, start=1)
+        ],
+        "parts": [
+            {"name": part.observable, "scope": part.scope, "curves": _curves(part.curves)} for part in panel.parts
         ],
         "formula": notation.data(notation.parse(text.formula)),
         "shows": text.shows,
@@ -78,7 +89,19 @@ def _panel(panel: Panel) -> dict[str, Any]:
     }
     if panel.reference is not None:
         reference = panel.reference
-        written["reference"] = {"name": reference.observable, "scope": reference.scope, "label": reference.label}
+        written["reference"] = {
+            "name": reference.observable,
+            "scope": reference.scope,
+            "label": reference.label,
+            "over": reference.over,
+        }
     if panel.companion is not None:
         written["companion"] = _panel(panel.companion)
     return written
+
+
+def _curves(curves: tuple[Curve, ...]) -> list[dict[str, Any]]:
+    return [
+        {"role": str(c.role), "column": c.column, "error": c.error, "sign": c.sign, "divisor": c.divisor}
+        for c in curves
+    ]

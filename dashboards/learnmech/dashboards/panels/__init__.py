@@ -2,12 +2,26 @@
 
 >>> [panel.id for panel in catalogue() if panel.companion]
 ['edge_of_stability', 'gradient_noise_scale', 'rotational_equilibrium']
->>> [panel.id for panel in catalogue() if not panel.companion]
+>>> [panel.id for panel in of(Section.TRAINING)]
 ['loss', 'noise_scale', 'weight_norm', 'overhead']
+>>> [panel.id for panel in of(Section.CURVATURE)][:3]
+['batch_sharpness', 'critical_step', 'curvature_share']
 """
 
-from learnmech.dashboards.panels import laws, training
-from learnmech.dashboards.panels.declaration import Curve, Description, Panel, Reference, Role, View
+from learnmech.dashboards.panels import curvature, laws, training
+from learnmech.dashboards.panels.declaration import (
+    Curve,
+    Description,
+    Interval,
+    Layer,
+    Look,
+    Panel,
+    Part,
+    Reference,
+    Role,
+    Section,
+    View,
+)
 
 RUN_COLOURS = ("#0072b2", "#d55e00", "#00916a", "#b0528e", "#b58300", "#3da0dc", "#7d3c98", "#5f6b7a")
 """Colours of runs, by slot: Okabe and Ito's palette, which colour-blind readers can tell apart, for a white page."""
@@ -19,7 +33,12 @@ class UnknownPanel(ValueError):
 
 def catalogue() -> tuple[Panel, ...]:
     """Return every panel, laws first; a companion comes with its panel."""
-    return (*laws.panels(), *training.panels())
+    return (*laws.panels(), *training.panels(), *curvature.panels())
+
+
+def of(section: Section) -> tuple[Panel, ...]:
+    """Return the panels of observables that belong to a section."""
+    return tuple(panel for panel in catalogue() if panel.view is View.OBSERVATIONS and panel.section is section)
 
 
 def get(panel_id: str) -> Panel:
@@ -38,11 +57,17 @@ __all__ = [
     "RUN_COLOURS",
     "Curve",
     "Description",
+    "Interval",
+    "Layer",
+    "Look",
     "Panel",
+    "Part",
     "Reference",
     "Role",
+    "Section",
     "UnknownPanel",
     "View",
     "catalogue",
     "get",
+    "of",
 ]

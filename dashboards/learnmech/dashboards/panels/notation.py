@@ -216,6 +216,8 @@ def _data(node: Node) -> Any:
             return node
         case Variable(letter):
             return {"var": letter}
+        case Script("sup", body) if text(body) == "ᵀ":
+            return "ᵀ"  # raised by itself
         case Script(kind, body):
             return {kind: data(body)}
         case Fraction(over, under):

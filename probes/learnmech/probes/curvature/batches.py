@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from learnmech.probes.curvature.objective import Objective
+from learnmech.probes.curvature.objective import Objective, Unmeasurable
 from learnmech.probes.isolation import PureLoss
 from learnmech.probes.isolation.counting import examples
 
@@ -22,11 +22,12 @@ def objective_of(loss: PureLoss, batches: Sequence[Any], *, weights: Sequence[fl
 
     Raises:
         ValueError: There are no batches, or their sizes cannot be told.
-    """
+        Unmeasurable: A batch holds no examples.
+    """  # noqa: DOC502 (the last raised below)
     if not batches:
         raise ValueError("no batches came; expected a list with one batch or more")
     if weights is None:
-        weights = [examples(batch) for batch in batches] if len(batches) > 1 else [1.0]
+        weights = _counted(batches)
     return Objective(
         list(loss.leaves.values()),
         [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches)],
@@ -34,6 +35,19 @@ def objective_of(loss: PureLoss, batches: Sequence[Any], *, weights: Sequence[fl
         weights=weights,
         inside=loss.at,
     )
+
+
+def _counted(batches: Sequence[Any]) -> list[float]:
+    """Return the number of examples of each batch; of a single one it need not be known."""
+    try:
+        counts = [examples(batch) for batch in batches]
+    except ValueError:
+        if len(batches) > 1:
+            raise
+        return [1.0]
+    if 0 in counts:
+        raise Unmeasurable(f"batch {counts.index(0)} of {len(counts)} holds no examples")
+    return [float(count) for count in counts]
 
 
 def _evaluate(loss: PureLoss, batch: object, index: int, _: Sequence[Tensor]) -> Tensor:

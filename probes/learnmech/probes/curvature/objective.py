@@ -96,18 +96,9 @@ class Objective:
         return self._inside(parameters, work)
 
     def evaluated(self, index: int, parameters: Sequence[Tensor]) -> Tensor:
-        """Return the loss of one batch as a scalar with a graph.
-
-        Raises:
-            ValueError: It is not a scalar.
-        """
+        """Return the loss of one batch as a scalar with a graph."""
         with torch.inference_mode(mode=False), torch.enable_grad():
-            loss = self._losses[index](parameters)
-        if loss.numel() != 1:
-            raise ValueError(
-                f"the loss has shape {tuple(loss.shape)}; expected a scalar, the mean over the examples of the batch"
-            )
-        return loss.reshape(())
+            return _scalar(self._losses[index](parameters))
 
     def gradient_along(self, direction: Tensor | None = None, distance: float = 0.0) -> Tensor:
         """Return the gradient of L at w + distance * direction, from first derivatives only.
@@ -197,28 +188,70 @@ class Objective:
         total = self.space.zeros()
         for index, weight in enumerate(self.weights):
             loss = self.differentiable(self.evaluated(index, at))
-            gradients: list[Tensor | None] = list(torch.autograd.grad(loss, at, allow_unused=True))
+            gradients = differentiated(loss, at)
             if at is self.parameters:
                 self.saw(index, loss, gradients)
-            dense = [g if g is None or g.layout is torch.strided else g.to_dense() for g in gradients]
-            total.add_(self.join(dense), alpha=weight)
+            total.add_(self.join([g if g is None else _dense(g) for g in gradients]), alpha=weight)
         return total
 
     def _value(self, at: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=self.space.device)
         for index, weight in enumerate(self.weights):
             with torch.inference_mode(mode=False), torch.no_grad():
-                loss = self._losses[index](at)
-            total += weight * loss.detach().reshape(()).to(total)
+                loss = _scalar(self._losses[index](at))
+            total += weight * loss.detach().to(total)
         return total
 
     def _slope(self, at: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for index, weight in enumerate(self.weights):
             loss = self.evaluated(index, at)
-            gradients = torch.autograd.grad(loss, at, allow_unused=True) if loss.requires_grad else ()
+            gradients = differentiated(loss, at) if loss.requires_grad else []
             for gradient, direction in itertools.zip_longest(gradients, directions):
                 if gradient is not None:
+                    gradient = _dense(gradient)  # noqa: PLW2901
                     along = dot(gradient.double(), direction.double())  # in float64: differences of this are taken
                     total = total.to(along.device) + weight * along
         return total
+
+
+def differentiated(
+    loss: Tensor, at: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool | None = None
+) -> list[Tensor | None]:
+    """Return the gradient of a loss with respect to each of some leaves; None where autograd finds no path.
+
+    Raises:
+        Unmeasurable: Differentiation fails; or an operation ran a backward pass of its own, as reentrant activation
+            checkpointing does. It leaves its part of the gradient in `.grad` of the leaves, and not in the result.
+        OutOfMemoryError: There is not enough memory.
+    """
+    clean = [leaf for leaf in at if leaf.grad is None]
+    try:
+        gradients: list[Tensor | None] = list(
+            torch.autograd.grad(loss, at, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True)
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # torch has no narrower type for "derivative is not implemented"
+        raise Unmeasurable(f"the gradient of the loss cannot be computed: {error}") from error
+    strayed = [leaf for leaf in clean if leaf.grad is not None]
+    for leaf in strayed:
+        leaf.grad = None
+    if strayed:
+        raise Unmeasurable(
+            "an operation in the model runs a backward pass of its own (reentrant activation checkpointing?), so that "
+            "its part of the gradient is missing; use_reentrant=False does without"
+        )
+    return gradients
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient if gradient.layout is torch.strided else gradient.to_dense()
+
+
+def _scalar(loss: Tensor) -> Tensor:
+    if loss.numel() != 1:
+        raise ValueError(
+            f"the loss has shape {tuple(loss.shape)}; expected a scalar, the mean over the examples of the batch"
+        )
+    return loss.reshape(())

@@ -12,15 +12,16 @@ from learnmech.probes.curvature.check import NOT_COMPARED, Comparison
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TopEigenvalues:
-    """The k largest algebraic eigenvalues of a Hessian, each with its bound.
+    """The k largest (or smallest, or both) algebraic eigenvalues of a Hessian, each with its bound.
 
     Give the whole result as `start` to the next measurement of the same model.
 
     Attributes:
-        eigenvalues: Largest algebraic first, in units of the loss per squared parameter; float64, on the CPU. NaN if
-            the measurement came to nothing. Each is at most the true eigenvalue of its rank, up to rounding. [k]
+        eigenvalues: Largest algebraic first (of the smallest: the most negative first; of both: the k largest, then
+            the k smallest), in units of the loss per squared parameter; float64, on the CPU. NaN if the measurement
+            came to nothing. None lies beyond the true eigenvalue of its rank, up to rounding. [k] or [2 k]
         residuals: Bounds of |Hv - eigenvalue v|; within this distance lies an eigenvalue of H. [k]
-        converged: Every residual reached tol |eigenvalue|, or rounding.
+        converged: Every residual, or estimated error, reached what was asked for, or rounding.
         products: Hessian-vector products that were spent.
         vectors: Unit eigenvectors, flat, in the scaled coordinates P^(1/2) w under a preconditioner; empty if the
             measurement came to nothing. [k, P]
@@ -34,6 +35,9 @@ class TopEigenvalues:
             another loss than training's.
         scout: The next Ritz vector, the likeliest to overtake: mixed into the next start. [P]
         age: Measurements since the last cold start.
+        errors: Estimates of |true eigenvalue of this rank - eigenvalue|, at most `residuals`; see `accuracy`. [k]
+        turned: Relative residual of the start vector: how far the top vector has turned since; 0 after a cold start.
+        ladder: Ritz values below the wanted ones, relative to the last of those: the next measurement goes by them.
     """
 
     eigenvalues: Tensor
@@ -49,6 +53,9 @@ class TopEigenvalues:
     unused: tuple[str, ...] = ()
     scout: Tensor | None = field(default=None, repr=False)
     age: int = 0
+    errors: Tensor = field(default_factory=lambda: torch.full((1,), math.nan, dtype=torch.float64))
+    turned: float = 0.0
+    ladder: tuple[float, ...] = ()
 
 
 def nothing(k: int, status: Status, reason: str, *, products: int = 0, loss: float = math.nan) -> TopEigenvalues:
@@ -57,6 +64,7 @@ def nothing(k: int, status: Status, reason: str, *, products: int = 0, loss: flo
     return TopEigenvalues(
         eigenvalues=values,
         residuals=values.clone(),
+        errors=values.clone(),
         converged=False,
         products=products,
         vectors=torch.empty((0, 0)),

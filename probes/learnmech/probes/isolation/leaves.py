@@ -1,6 +1,6 @@
 """Stand-ins for a model's tensors: fresh leaves to differentiate, and copies of everything a step may write to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,34 @@ class _Copy:
             self.current = self._original.detach().clone()  # not written over: graphs may have kept the old copy
             self._version = self.current._version
         return self.current
+
+
+class Copies:
+    """Copies of tensors that a step may write to, to stand in for them.
+
+    Args:
+        originals: The tensors by name.
+
+    Attributes:
+        first: The copies as they are at the beginning, by name.
+    """
+
+    def __init__(self, originals: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            self._copies = {name: _Copy(tensor) for name, tensor in originals.items()}
+        self.first = {name: copy.current for name, copy in self._copies.items()}
+        self._keys = {name: (id(originals[name]), id(self.first[name])) for name in originals}
+
+    def twins(self) -> dict[int, Tensor]:
+        """Return the copies for the next evaluation, by identity of the original and of the first copy.
+
+        One that the evaluation before wrote to (counters, moving averages, queues) is made anew from the original.
+        """
+        found: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for name, copy in self._copies.items():
+                found.update(dict.fromkeys(self._keys[name], copy.refresh()))
+        return found
 
 
 class StandIns:
@@ -63,28 +91,22 @@ class StandIns:
             written, frozen = frozen | written, {}
         with torch.no_grad():
             self.leaves = {name: p.detach().clone().requires_grad_() for name, p in trainable.items()}
-            self._copies = {name: _Copy(tensor) for name, tensor in written.items()}
+            self._copies = Copies(written)
             fixed = self.leaves | {name: p.detach() for name, p in frozen.items()}
-        self.tensors = fixed | {name: copy.current for name, copy in self._copies.items()}
+        self.tensors = fixed | self._copies.first
         originals = parameters | written
         self._fixed = {id(originals[name]): twin for name, twin in fixed.items()} | {id(t): t for t in fixed.values()}
-        self._keys = {name: (id(originals[name]), id(self.tensors[name])) for name in written}
 
     def twins(self) -> dict[int, Tensor]:
         """Return the stand-ins for the next evaluation, by identity of the original and of the first stand-in.
 
-        Leaves are always the same; a buffer that the evaluation before wrote to (counters, moving averages, queues) is
-        copied anew from the original.
+        Leaves are always the same; a buffer that the evaluation before wrote to is copied anew from the original.
         """
-        found = dict(self._fixed)
-        with torch.no_grad():
-            for name, copy in self._copies.items():
-                found.update(dict.fromkeys(self._keys[name], copy.refresh()))
-        return found
+        return self._fixed | self._copies.twins()
 
 
 def _check(name: str, parameter: Tensor) -> None:
     if hasattr(parameter, "_local_tensor") or type(parameter).__name__ == "FlatParameter":  # FSDP2 and FSDP1
-        raise Refusal(f"Parameter {name} is sharded over processes, and sharded curvature is not measured yet.")
+        raise Refusal(f"Parameter {name} is sharded over processes, and this was asked of one of them.")
     if is_lazy(parameter):
         raise Refusal(f"Parameter {name} has no shape yet.", "Run the model once before measuring.")

@@ -2,12 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from learnmech.probes.isolation.batch import clone
 from learnmech.probes.isolation.batch import tensors as batch_tensors
@@ -68,6 +69,8 @@ class PureLoss:
             work: What to run; it may call this loss.
         """
         with self._journal.standing_in(dict(zip(map(id, self.leaves.values()), parameters, strict=True))):
+            # `work` may differentiate a graph from before: checkpoints in it run modules again, at these parameters
+            self._journal.rewind()
             return work()
 
 
@@ -83,7 +86,7 @@ class _Inside(nn.Module):
         return work()
 
 
-def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None) -> T:
+def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None, *, twice: bool = True) -> T:
     """Run a measurement on a pure loss, and leave the training exactly as it was.
 
     The whole of `work`, backward passes included, runs while the model holds stand-ins: activation checkpointing
@@ -93,6 +96,9 @@ def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None) -
         source: Where the loss comes from.
         work: The measurement: gets the pure loss, returns numbers or tensors of its own.
         batch: The batch of the training step, if there is one: it is watched for writes.
+        twice: Use kernels that can be differentiated twice. False: training's own, flash attention and compiled graphs
+            included, for measurements that need first derivatives only; a graph is compiled once more then,
+            for the stand-ins.
 
     Raises:
         Refusal: The model cannot be isolated, or something was written to that belongs to the training.
@@ -108,7 +114,8 @@ def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None) -
         stack.enter_context(silenced(model))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
-        stack.enter_context(twice_differentiable(model.modules()))
+        stack.enter_context(twice_differentiable(model.modules()) if twice else _differentiable())
+        stack.enter_context(_checkpoints_in_the_graph())
         source.enter(stack)
         result = _swapped(source, work, StandIns(model, source.optimizers))
     touched = canary.touched()
@@ -116,6 +123,38 @@ def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None) -
         names = ", ".join(touched[:3]) + (" and others" if len(touched) > 3 else "")
         raise Refusal(f"The replay wrote to what belongs to the training: {names}.", REMEDY)
     return result
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+class _InTheGraph:
+    """Stands in for reentrant activation checkpointing, with the same numbers and memory.
+
+    The reentrant kind runs a backward pass of its own inside the backward pass: it refuses `torch.autograd.grad`, and
+    has no second derivative.
+    """
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *arguments: Any) -> Any:
+        """Run the function, to be computed again in the backward pass."""
+        if not any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
+            with torch.no_grad():  # as the reentrant kind does: it passes no gradient to the parameters inside then
+                return function(*arguments)
+        return checkpoint.checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=preserve_rng_state)
+
+
+@contextmanager
+def _checkpoints_in_the_graph() -> Iterator[None]:
+    kept = checkpoint.CheckpointFunction
+    checkpoint.CheckpointFunction = _InTheGraph  # type: ignore[assignment,misc]  # what `checkpoint` looks up
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = kept  # type: ignore[misc]
 
 
 def _swapped(source: Source, work: Callable[[PureLoss], T], swap: StandIns) -> T:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learnmech.probes.curvature.objective import Objective
-from learnmech.probes.curvature.operators.graph import broken_node
+from learnmech.probes.curvature.objective import Objective, Unmeasurable, differentiated
+from learnmech.probes.curvature.operators.graph import broken_node, kinked_node
 from learnmech.probes.curvature.operators.operator import NotTwiceDifferentiable
 from learnmech.probes.curvature.space import Space
 
@@ -29,12 +29,15 @@ class HessianOperator:
 
     method = "double_backward"
     error = 0.0
+    uncertainty = 0.0
 
     def __init__(self, objective: Objective, *, retain: bool = True) -> None:
         self.objective = objective
         self.products = 0
         self._retain = retain
         self._graphs: list[list[Tensor | None] | None] = [None] * len(objective)
+        self.kinked = False
+        self._inspected = [False] * len(objective)
 
     @property
     def space(self) -> Space:
@@ -142,11 +145,15 @@ class HessianOperator:
             return kept
         objective = self.objective
         loss = objective.differentiable(objective.evaluated(index, objective.parameters))
-        gradients: list[Tensor | None] = list(
-            torch.autograd.grad(loss, objective.parameters, create_graph=True, allow_unused=True)
-        )
-        if objective.saw(index, loss, gradients):
+        try:
+            gradients = differentiated(loss, objective.parameters, create_graph=True)
+        except Unmeasurable as error:  # there may be a gradient all the same, without a graph of its own
+            raise NotTwiceDifferentiable(str(error)) from error
+        objective.saw(index, loss, gradients)
+        if not self._inspected[index]:
+            self._inspected[index] = True
             _inspect(gradients)
+            self.kinked = self.kinked or bool(kinked_node(loss))
         if self._retain:
             self._graphs[index] = gradients
         return gradients

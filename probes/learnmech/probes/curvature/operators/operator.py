@@ -22,6 +22,8 @@ class Operator(Protocol):
         error: Relative error |A v - product| / |A| by the operator's own account; 0 where products are exact.
         loss: The loss at w; NaN before the first evaluation.
         unused: Parameters that do not enter the loss.
+        kinked: The loss is known to have kinks (ReLU, max pooling), at which differences of gradients and second
+            derivatives have different opinions; known after the first product.
         resolution: Relative spacing of the coarsest parameter type: differences need steps well above it.
     """
 
@@ -37,6 +39,8 @@ class Operator(Protocol):
     def loss(self) -> float: ...  # noqa: D102
     @property
     def unused(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def kinked(self) -> bool: ...  # noqa: D102
     @property
     def resolution(self) -> float: ...  # noqa: D102
 

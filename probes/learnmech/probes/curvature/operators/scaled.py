@@ -58,6 +58,11 @@ class Scaled:
         """Relative spacing of the coarsest parameter type."""
         return self._operator.resolution
 
+    @property
+    def kinked(self) -> bool:
+        """The loss has kinks."""
+        return self._operator.kinked
+
     def matvec(self, vector: Tensor) -> Tensor:
         """Return S A S v [size]."""
         return self._scale * self._operator.matvec(self._scale * vector)

@@ -1,14 +1,11 @@
-"""The diagonal by which an adaptive optimizer divides the gradient, read from its state as PyTorch applies it."""
+"""A diagonal P by which an optimizer divides, one tensor per parameter; or why there is none."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-
-Diagonal = Callable[[dict[str, Any], dict[str, Any], float], Tensor]
-"""From the state of a parameter, its group and its step count, the diagonal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,94 +14,29 @@ class NoPreconditioner:
 
     Attributes:
         reason: Why, as a sentence.
-        yet: True if there will be one after the next optimizer steps.
+        yet: True if there may be one after the next optimizer steps.
     """
 
     reason: str
     yet: bool
 
 
-def preconditioner_of(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
-) -> list[Tensor] | NoPreconditioner:
-    """Return the preconditioner of Adam, AdamW or RMSprop; for any other optimizer say that there is none.
-
-    Args:
-        optimizer: A `torch.optim` optimizer. It is only read.
-        parameters: The optimizer's own parameter objects, in the order wanted.
-
-    Returns:
-        The diagonal P, one tensor per parameter, or why there is none.
-    """
-    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        return adam_preconditioner(optimizer, parameters)
-    if isinstance(optimizer, torch.optim.RMSprop):
-        return rmsprop_preconditioner(optimizer, parameters)
-    name = type(optimizer).__name__
-    return NoPreconditioner(f"{name} has no verified preconditioner; known are Adam, AdamW and RMSprop", yet=False)
+def local(tensor: Tensor) -> Tensor:
+    """Return a detached tensor; of a DTensor, as FSDP2 makes them, the part that this process holds."""
+    plain = tensor.detach()
+    to_local = getattr(plain, "to_local", None)  # importing DTensor, to ask for its type, takes half a second
+    return plain if to_local is None else to_local()
 
 
-def adam_preconditioner(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
-) -> list[Tensor] | NoPreconditioner:
-    r"""Return P_t = (1 - beta1^t) (sqrt(v_t / (1 - beta2^t)) + eps) of Adam or AdamW after t steps.
-
-    The update is -lr m_hat / (sqrt(v_hat) + eps) with m_hat = m_t / (1 - beta1^t), hence -lr P_t^(-1) m_t: with the
-    momentum m_t kept apart, P_t is all that divides, and the factor 1 - beta1^t matters in early steps. With amsgrad,
-    v_t is the running maximum that PyTorch divides by. Betas, eps and t are those of each parameter.
-
-    A parameter that the optimizer does not move (not in it, or never given a gradient) has P = inf: it takes no part in
-    the dynamics whose stability is asked for.
-
-    Source: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability", section 2; `torch.optim.adam`.
-
-    Args:
-        optimizer: Adam or AdamW, in any implementation (for-loop, foreach, fused, capturable). It is only read.
-        parameters: The optimizer's own parameter objects, in the order wanted.
-
-    Returns:
-        One tensor per parameter, of its shape and at least float32; or why there is none (yet).
-    """
-
-    def diagonal(state: dict[str, Any], group: dict[str, Any], steps: float) -> Tensor:
-        beta1, beta2 = (float(beta) for beta in group["betas"])
-        squares = wide(state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"])
-        corrected: Tensor = squares / (1 - beta2**steps)
-        return corrected.sqrt_().add_(float(group["eps"])).mul_(1 - beta1**steps)
-
-    return _diagonals(optimizer, parameters, diagonal, needs="exp_avg_sq")
-
-
-def rmsprop_preconditioner(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
-) -> list[Tensor] | NoPreconditioner:
-    """Return P = sqrt(v) + eps of RMSprop, or sqrt(v - mean(g)^2) + eps if it is centered.
-
-    Without bias correction: PyTorch applies none.
-
-    Args:
-        optimizer: RMSprop. It is only read.
-        parameters: The optimizer's own parameter objects, in the order wanted.
-
-    Returns:
-        One tensor per parameter, of its shape and at least float32; or why there is none (yet).
-    """
-
-    def diagonal(state: dict[str, Any], group: dict[str, Any], _: float) -> Tensor:
-        squares = wide(state["square_avg"])
-        if group["centered"]:
-            mean = wide(state["grad_avg"])
-            squares = squares.addcmul(mean, mean, value=-1)
-        else:
-            squares = squares.clone()
-        return squares.sqrt_().add_(float(group["eps"]))
-
-    return _diagonals(optimizer, parameters, diagonal, needs="square_avg")
+def sharded(tensor: Tensor) -> bool:
+    """Tell whether processes hold different parts of a tensor, with the same answer on each of them."""
+    return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """Return a detached tensor in at least float32."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    """Return what this process holds of a tensor, detached, in at least float32."""
+    plain = local(tensor)
+    return plain.to(torch.promote_types(plain.dtype, torch.float32))
 
 
 def inverse_root(diagonal: Sequence[Tensor]) -> list[Tensor]:
@@ -112,46 +44,53 @@ def inverse_root(diagonal: Sequence[Tensor]) -> list[Tensor]:
     return [wide(p).rsqrt() for p in diagonal]
 
 
-def _diagonals(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], diagonal: Diagonal, needs: str
+def checked(
+    diagonal: Sequence[object], parameters: Sequence[Tensor], source: str, hint: str = ""
 ) -> list[Tensor] | NoPreconditioner:
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    # `state` is a defaultdict: .get, because indexing would add entries to the user's optimizer.
-    states: list[dict[str, Any] | None] = [optimizer.state.get(p) for p in parameters]
-    steps = _steps([state for state in states if state])
-    if not any(steps):
-        name = type(optimizer).__name__
-        if not any(id(p) in groups for p in parameters):
-            return NoPreconditioner(f"none of the {len(parameters)} parameters is in the {name} optimizer", yet=False)
-        return NoPreconditioner(f"not yet: {name} has made no step, so it has no second moments", yet=True)
-    remaining = iter(steps)
+    """Return a diagonal fit for use: the shapes, devices and types of the parameters, every number positive or inf.
+
+    Costs one pass over the diagonal and one transfer per device.
+
+    Args:
+        diagonal: One tensor per parameter, it is said.
+        parameters: The parameters.
+        source: Whose diagonal it is, for the reason.
+        hint: What a zero says about the source.
+
+    Returns:
+        The diagonal, detached and in at least float32, or what is wrong with it.
+    """
+    if len(diagonal) != len(parameters):
+        return NoPreconditioner(f"{source} offers {len(diagonal)} tensors for {len(parameters)} parameters", yet=False)
     result = []
-    for p, state in zip(parameters, states, strict=True):
-        count = next(remaining) if state else 0.0
-        group = groups.get(id(p))
-        if state and count and group is not None:
-            if needs not in state:
-                return NoPreconditioner(f"the optimizer's state holds {sorted(state)}, expected {needs!r}", yet=False)
-            result.append(diagonal(state, group, count))
-        else:
-            result.append(torch.full_like(wide(p), torch.inf))
-    if any(float(group["eps"]) == 0.0 for group in groups.values()) and any(bool((d == 0).any()) for d in result):
-        return NoPreconditioner("eps is 0 and a second moment is 0, so the optimizer itself divides by zero", yet=True)
-    return result
+    for index, (tensor, parameter) in enumerate(zip(diagonal, parameters, strict=True)):
+        expected = local(parameter)
+        if not isinstance(tensor, Tensor) or tensor.is_complex() or expected.is_complex():
+            kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
+            return NoPreconditioner(
+                f"{source} offers {kind} for parameter {index} ({expected.dtype}); expected a real tensor", yet=False
+            )
+        found = local(tensor)
+        if found.shape != expected.shape:
+            return NoPreconditioner(
+                f"{source} offers shape {tuple(found.shape)} for parameter {index}; expected {tuple(expected.shape)}",
+                yet=False,
+            )
+        result.append(found.to(expected.device, torch.promote_types(expected.dtype, torch.float32)))
+    smallest = _smallest(result)
+    if smallest > 0.0:
+        return result
+    if smallest == 0.0:
+        return NoPreconditioner(f"{source} divides by zero{hint}", yet=True)
+    wrong = "NaN" if math.isnan(smallest) else f"{smallest:.3g}"
+    return NoPreconditioner(f"{source} divides by {wrong}; expected positive numbers", yet=True)
 
 
-def _steps(states: Sequence[dict[str, Any]]) -> list[float]:
-    """Read the step counts with one transfer per device: fused and capturable ones live on the accelerator."""
-    counts: list[float] = [0.0] * len(states)
-    tensors: dict[torch.device, list[tuple[int, Tensor]]] = {}
-    for index, state in enumerate(states):
-        step = state.get("step", 0)
-        if isinstance(step, Tensor):
-            tensors.setdefault(step.device, []).append((index, step.detach().reshape(())))
-        else:
-            counts[index] = float(step)
-    for found in tensors.values():
-        values = torch.stack([step.to(torch.float32) for _, step in found]).tolist()
-        for (index, _), value in zip(found, values, strict=True):
-            counts[index] = value
-    return counts
+def _smallest(tensors: Sequence[Tensor]) -> float:
+    """Return the smallest number of all; NaN if there is one, inf if there are no numbers."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            found.setdefault(tensor.device, []).append(tensor.min().double())
+    lowest = [torch.stack(minima).min().item() for minima in found.values()]
+    return float(torch.tensor([*lowest, torch.inf], dtype=torch.float64).min())  # Python's `min` would lose a NaN

@@ -16,6 +16,7 @@ import { Toolbar, makeHeader } from "./toolbar.js";
 import { welcome } from "./welcome.js";
 
 const REFRESH = 30000; // milliseconds between two looks at the list when nothing was announced: "5 min ago" moves on
+const SECTIONS = [["training", "Training"], ["curvature", "Curvature"]];
 
 class Page {
   constructor() {
@@ -26,12 +27,13 @@ class Page {
     this.explorer = new Explorer();
     this.events = new EventList();
     this.laws = known.panels.laws.map((panel) => new LawCard(panel));
-    this.training = known.panels.training.map((panel) => new ObservableCard(panel));
+    this.sections = SECTIONS.map(([id, title]) => ({ id, title, cards: known.panels[id].map((panel) => new ObservableCard(panel)) }));
+    this.observed = this.sections.flatMap(({ cards }) => cards);
     this.welcome = h("div");
     this.content = h("div.content", {}, this.board.element, this.toolbar.element,
       h("section.laws", { id: "laws" }, this.laws.map((card) => card.element)),
-      h("section", { id: "training" }, h("div.section-head", {}, h("h2", {}, "Training")),
-        h("div.grid", {}, this.training.map((card) => card.element))),
+      this.sections.map(({ id, title, cards }) => h("section.observed", { id }, h("div.section-head", {}, h("h2", {}, title)),
+        h("div.grid", {}, cards.map((card) => card.element)))),
       this.explorer.element, this.events.element);
     this.notices = h("div.notices", { role: "status" });
     document.querySelector(".site-header").append(this.header.right);
@@ -60,7 +62,7 @@ class Page {
     on("zoom", () => this.toolbar.show());
     on("events", () => {
       this.events.show();
-      for (const card of [...this.laws, ...this.training, ...this.explorer.panels()]) card.draw();
+      for (const card of [...this.laws, ...this.observed, ...this.explorer.panels()]) card.draw();
     });
     on("cursor", (x) => this.point(x));
     on("theme", () => this.explorer.sync());
@@ -95,7 +97,7 @@ class Page {
     this.board.show();
     this.toolbar.show();
     for (const card of this.laws) card.sync();
-    for (const card of this.training) card.sync();
+    for (const card of this.observed) card.sync();
     this.explorer.sync();
     this.events.show();
   }
@@ -104,7 +106,7 @@ class Page {
     this.pointed = x;
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
-      for (const card of [...this.laws, ...this.training, ...this.explorer.panels()]) card.point(this.pointed);
+      for (const card of [...this.laws, ...this.observed, ...this.explorer.panels()]) card.point(this.pointed);
     });
   }
 

@@ -3,25 +3,36 @@
 import { css, runColour, translucent } from "./palette.js";
 import { drawMarks } from "./marks.js";
 import { report, shownRange, zoomTo } from "./extent.js";
+import { threshold } from "./symlog.js";
 import { xAxis, yAxis, yRange } from "./ticks.js";
 import { announce, on, slot } from "./state.js";
 
 const uPlot = globalThis.uPlot;
 const NEAR = 40; // CSS pixels within which the cursor finds a neighbouring point
 const DASH = [7, 5];
-const ORDER = ["zone_upper", "zone_lower", "upper", "lower", "predicted", "measured"]; // drawn in this order
+const DOTS = [2, 4];
+const BANDED = 0.22; // opacity of an error band
+const EXPAND = 2; // a gap reaches to the neighbouring values, however many steps of other series lie within it
 
 /**
  * A plot in `host`.
  *
  * `options`: {height, labels (of the x axis), compactly, include (y values that must be visible), rules (fixed horizontal lines),
- * stepped (predictions hold until they change), marksMissing}. `show(view)` draws {entries, xKind, relative, log, markers}, where an entry
- * is {id, x, roles: {measured, lower, upper, predicted, zone_lower, zone_upper: arrays or absent}, colour?}.
+ * stepped (predictions hold until they change), marksMissing, layers, intervals (as panels.json has them)}. `show(view)` draws
+ * {entries, xKind, relative, y ("linear", "log", "symlog"), markers}, where an entry is {id, x, roles: {measured, lower, upper,
+ * predicted, zone_lower, zone_upper: arrays or absent}, colour?}. A run may have further entries, with the roles of layers and
+ * intervals: "layer_1", "interval_1_upper" and so on.
  */
 export class Chart {
   constructor(host, options) {
     this.host = host;
-    this.options = { height: 220, labels: true, marksMissing: true, include: [], rules: [], ...options };
+    this.options = { height: 220, labels: true, marksMissing: true, include: [], rules: [], layers: [], intervals: [], ...options };
+    const ends = ({ role }) => [`${role}_upper`, `${role}_lower`];
+    const { layers, intervals } = this.options;
+    this.looks = new Map(layers.map((layer) => [layer.role, layer.look]));
+    this.edges = new Set(intervals.flatMap(ends)); // they decide the range like lines do
+    this.order = ["zone_upper", "zone_lower", ...this.edges, ...layers.flatMap(ends), "upper", "lower",
+      ...this.looks.keys(), "predicted", "measured"]; // drawn in this order
     this.view = null;
     this.plot = null;
     this.shape = "";
@@ -33,7 +44,8 @@ export class Chart {
   /** Draws a view; the plot is made anew only when its structure changed. */
   show(view) {
     this.view = view;
-    const shape = JSON.stringify([view.xKind, view.relative, view.log,
+    this.linear = view.y === "symlog" ? threshold(view.entries.flatMap((e) => Object.values(e.roles))) : 0;
+    const shape = JSON.stringify([view.xKind, view.relative, view.y, this.linear,
       view.entries.map((e) => [e.id, slot(e.id), e.colour, Object.keys(e.roles)])]);
     if (shape !== this.shape || !this.plot) {
       this.shape = shape;
@@ -75,23 +87,23 @@ export class Chart {
 
   /** The lines in drawing order: [{entry index, role}]. */
   layout() {
-    return ORDER.flatMap((role) =>
+    return this.order.flatMap((role) =>
       this.view.entries.flatMap((entry, index) => (entry.roles[role] ? [{ index, role, id: entry.id }] : [])));
   }
 
   /** The aligned table that uPlot wants; a null stays an honest gap, a step that only another run has stays undefined. */
   align() {
-    const { entries, log } = this.view;
+    const { entries, y } = this.view;
     const positive = (role, entry) => {
       const values = entry.roles[role];
-      if (!log) return values;
+      if (y !== "log") return values;
       const floor = role === "lower" || role === "zone_lower" ? entry.roles.measured ?? values : null;
       return values.map((v, i) => (v > 0 || v === null || v === undefined ? v : floor?.[i] > 0 ? floor[i] * 1e-3 : null));
     };
     if (!this.lines.length) return [[]];
     const tables = entries.map((entry, index) =>
       [entry.x, ...this.lines.filter((line) => line.index === index).map((line) => positive(line.role, entry))]);
-    const joined = tables.length === 1 ? tables[0] : uPlot.join(tables);
+    const joined = tables.length === 1 ? tables[0] : uPlot.join(tables, tables.map((table) => table.map(() => EXPAND)));
     // join() keeps each run's lines together; put them back into drawing order
     let column = 1;
     const place = new Map();
@@ -100,13 +112,8 @@ export class Chart {
   }
 
   settings() {
-    const { xKind, relative, log } = this.view;
+    const { xKind, relative, y } = this.view;
     const colours = { muted: css("--muted"), grid: css("--grid"), font: `11px ${css("--font")}` };
-    const at = (index, role) => 1 + this.lines.findIndex((line) => line.index === index && line.role === role);
-    const bands = this.view.entries.flatMap((entry, index) => [
-      entry.roles.zone_upper && { series: [at(index, "zone_upper"), at(index, "zone_lower")], fill: css("--zone") },
-      entry.roles.upper && { series: [at(index, "upper"), at(index, "lower")], fill: translucent(this.colour(index), 0.22) },
-    ]).filter(Boolean);
     return {
       width: this.host.clientWidth,
       height: this.options.height,
@@ -114,14 +121,14 @@ export class Chart {
       legend: { show: false },
       scales: {
         x: { time: xKind === "time" && !relative, range: () => shownRange() },
-        y: { distr: log ? 3 : 1, range: (u) => this.rangeOfY(u) },
+        y: { distr: { linear: 1, log: 3, symlog: 4 }[y], asinh: this.linear || 1, range: (u) => this.rangeOfY(u) },
       },
       axes: [
         xAxis(xKind, relative, colours, { labels: this.options.labels }),
-        yAxis(colours, { log, compactly: this.options.compactly }),
+        yAxis(colours, { y, linear: this.linear, compactly: this.options.compactly }),
       ],
       series: [{}, ...this.lines.map((line) => this.series(line))],
-      bands,
+      bands: this.bands(),
       cursor: {
         sync: { key: "learnmech", scales: ["x", null], setSeries: false },
         drag: { x: true, y: false, setScale: false, dist: 6 },
@@ -138,6 +145,24 @@ export class Chart {
     };
   }
 
+  /** The spaces that are filled, each between two lines of one run. */
+  bands() {
+    const share = this.isAlone() ? 1 : 0.6; // fans of several runs lie on each other
+    const at = (id, role) => 1 + this.lines.findIndex((line) => line.id === id && line.role === role);
+    const fills = [["zone", () => css("--zone")],
+      ...this.options.intervals.map(({ role, strength }) => [role, (index) => translucent(this.colour(index), share * strength)]),
+      ...["", ...this.looks.keys()].map((role) => [role, (index) => translucent(this.colour(index), BANDED)])];
+    return fills.flatMap(([name, fill]) => {
+      const [upper, lower] = ["upper", "lower"].map((end) => (name ? `${name}_${end}` : end));
+      return this.lines.filter((line) => line.role === upper && at(line.id, lower))
+        .map((line) => ({ series: [at(line.id, upper), at(line.id, lower)], fill: fill(line.index) }));
+    });
+  }
+
+  isAlone() {
+    return new Set(this.view.entries.map((entry) => entry.id)).size === 1;
+  }
+
   colour(index) {
     const entry = this.view.entries[index];
     return entry.colour ?? runColour(slot(entry.id));
@@ -149,10 +174,10 @@ export class Chart {
       return { stroke: colour, width: 1.8, points: { size: 4, fill: colour, width: 0 } };
     }
     if (role === "predicted") {
-      const alone = this.view.entries.length === 1;
       const stepped = this.options.stepped ? { paths: uPlot.paths.stepped({ align: 1 }) } : {};
-      return { stroke: alone ? css("--predicted") : colour, width: 1.6, dash: DASH, points: { show: false }, ...stepped };
+      return { stroke: this.isAlone() ? css("--predicted") : colour, width: 1.6, dash: DASH, points: { show: false }, ...stepped };
     }
+    if (this.looks.has(role)) return layerSeries(this.looks.get(role), colour);
     const stepped = this.options.stepped && role.startsWith("zone") ? { paths: uPlot.paths.stepped({ align: 1 }) } : {};
     return { stroke: "transparent", width: 0, points: { show: false }, ...stepped };
   }
@@ -160,9 +185,9 @@ export class Chart {
   rangeOfY(u) {
     const [from, to] = u.series[0].idxs ?? [0, this.columns[0].length - 1];
     const pick = (test) => this.lines.map((line, i) => (test(line.role) ? this.columns[i + 1] : null)).filter(Boolean);
-    const lines = pick((role) => role === "measured" || role === "predicted");
-    const bands = pick((role) => role === "upper" || role === "lower" || role.startsWith("zone"));
-    return yRange(lines, bands, from ?? 0, to ?? -1, { log: this.view.log, include: this.options.include });
+    const isLine = (role) => role === "measured" || role === "predicted" || this.looks.has(role) || this.edges.has(role);
+    return yRange(pick(isLine), pick((role) => !isLine(role)), from ?? 0, to ?? -1,
+      { y: this.view.y, linear: this.linear, include: this.options.include });
   }
 
   reportRange() {
@@ -194,6 +219,13 @@ export class Chart {
   pointed(u) {
     if (this.hovered && u.cursor.left >= 0) announce("cursor", u.posToVal(u.cursor.left, "x"));
   }
+}
+
+/** A further line of a run, in the run's colour. */
+function layerSeries(look, colour) {
+  const dash = { dashed: DASH, dotted: DOTS }[look];
+  return { stroke: look === "faint" ? translucent(colour, 0.5) : colour, width: look === "faint" ? 1.2 : 1.5, points: { show: false },
+    ...(dash ? { dash } : {}) };
 }
 
 /** The nearest index with a value, so that runs measured at different steps all answer to one cursor. */

@@ -14,7 +14,7 @@ export const known = {
   details: new Map(), // id -> row of /v1/runs/{id} with laws and series
   laws: new Map(), // name -> law of /v1/laws
   observables: new Map(), // name -> observable of /v1/observables
-  panels: { laws: [], training: [], symbols: {}, verdicts: {} }, // panels.json
+  panels: { laws: [], training: [], curvature: [], symbols: {}, verdicts: {} }, // panels.json
 };
 
 const queue = makeQueue(4);

@@ -18,9 +18,16 @@ function xOf(id, columns) {
 
 const some = (values) => Boolean(values?.some((value) => value !== null && value !== undefined));
 
+/** A column with gaps where the collector has a number that says nothing: its error bar is too wide. */
+function trusted(name, columns) {
+  const values = columns[name] ?? [];
+  if (name !== "value" || !columns.status?.includes("undetermined")) return values;
+  return values.map((value, i) => (columns.status[i] === "undetermined" ? null : value));
+}
+
 /** The values of a declared curve: (column + sign * error) / divisor, null where one of them is missing. */
 function valuesOf(curve, columns) {
-  const base = columns[curve.column] ?? [];
+  const base = trusted(curve.column, columns);
   const error = curve.error ? columns[curve.error] : null;
   const divisor = curve.divisor ? (columns[curve.divisor] ?? []) : null;
   if (!error && !divisor) return base;
@@ -44,7 +51,7 @@ export function makeEntry(id, columns, curves, { zone = false } = {}) {
     if (curve.role.startsWith("zone") && !zone) continue;
     roles[curve.role] = valuesOf(curve, c);
   }
-  if (!roles.upper && isThinned(c)) {
+  if (roles.measured && !roles.upper && isThinned(c)) {
     roles.upper = c.upper; // no error bars: the smallest and largest value of each bucket
     roles.lower = c.lower;
   }
@@ -56,14 +63,14 @@ export function isThinned(columns) {
   return Boolean(columns?.value && columns.upper?.some((upper, i) => upper !== null && upper !== undefined && upper > columns.lower[i]));
 }
 
-/** A hyperparameter recorded on change, as a line over a measured curve's x: the value in force there. */
-export function held(x, reference) {
+/** A hyperparameter recorded on change, as a line over a measured curve's x: the value in force there, or `over` divided by it. */
+export function held(x, reference, over = 0) {
   const values = [];
   let next = 0;
   let current;
   for (const position of x) {
     while (next < (reference?.x.length ?? 0) && reference.x[next] <= position) {
-      current = reference.value[next];
+      current = over && reference.value[next] ? over / reference.value[next] : reference.value[next];
       next += 1;
     }
     values.push(current);

@@ -6,7 +6,7 @@ import { known, lawsOf, watch } from "./data.js";
 import { fill, h, setText } from "./dom.js";
 import { isRelative, makeEntry } from "./entries.js";
 import { AXES } from "./format.js";
-import { legend, scaleButton, scopeSelect, about } from "./controls.js";
+import { legend, scaleButton, scopeSelect, about, yScale } from "./controls.js";
 import { markersFor } from "./events.js";
 import { mostTelling } from "./summary.js";
 import { reading, showReadings } from "./readout.js";
@@ -98,12 +98,11 @@ export class LawCard {
     this.element.classList.toggle("folded", folded);
     this.element.classList.toggle("none", shown.length === 0);
     const base = { xKind: choice.x, relative: isRelative(), markers: markersFor(choice.selected) };
-    const log = (this.panel.scale === "log") !== choice.flipped.has(this.panel.id);
     const entries = shown.map(({ id, columns }) => makeEntry(id, columns, this.panel.curves, { zone: alone }));
     this.entries = new Map(entries.map((entry) => [entry.id, entry]));
     if (!folded) {
-      this.chart.show({ ...base, log, entries });
-      this.ratio.show({ ...base, log: false, entries: shown.map(({ id, columns }, i) => makeEntry(id, columns, this.panel.companion.curves, { zone: i === 0 })) });
+      this.chart.show({ ...base, y: yScale(this.panel), entries });
+      this.ratio.show({ ...base, y: "linear", entries: shown.map(({ id, columns }, i) => makeEntry(id, columns, this.panel.companion.curves, { zone: i === 0 })) });
       this.strip.show(shown.filter(({ columns }) => columns?.step?.length).map(({ id, columns }) =>
         ({ id, x: this.entries.get(id).x, verdict: columns.verdict, reason: columns.reason })));
     }

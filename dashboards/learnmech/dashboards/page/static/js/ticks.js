@@ -1,6 +1,7 @@
 // Axes of the plots: how x is labelled in steps, counts, time of day or seconds since the start.
 
 import { AXES, calendar, clock, compact, number } from "./format.js";
+import { symRange, symTicks } from "./symlog.js";
 
 const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800];
 const COUNTS = [1, 2, 5].flatMap((m) => Array.from({ length: 15 }, (_, e) => m * 10 ** e)).sort((a, b) => a - b);
@@ -29,7 +30,11 @@ function spacing(kind, relative) {
 }
 
 /** Options of the y axis. */
-export function yAxis(colours, { log, compactly = false }) {
+export function yAxis(colours, { y, linear, compactly = false }) {
+  const ticks = {
+    log: (u, _axis, min, max) => logTicks(min, max, u.bbox.height / devicePixelRatio),
+    symlog: (u, _axis, min, max) => symTicks(min, max, u.bbox.height / devicePixelRatio, linear),
+  }[y];
   return {
     scale: "y",
     stroke: colours.muted,
@@ -38,9 +43,9 @@ export function yAxis(colours, { log, compactly = false }) {
     ticks: { stroke: colours.grid, width: 1, size: 4 },
     size: 62,
     gap: 4,
-    space: log ? 22 : compactly ? 26 : 34,
+    space: ticks ? 22 : compactly ? 26 : 34,
     values: (_, splits) => splits.map((v) => (v === null || v === undefined ? "" : number(v, 5))),
-    ...(log ? { splits: (u, _axis, min, max) => logTicks(min, max, u.bbox.height / devicePixelRatio), filter: (_, splits) => splits } : {}),
+    ...(ticks ? { splits: ticks, filter: (_, splits) => splits } : {}),
   };
 }
 
@@ -73,13 +78,15 @@ function niceStep(rough) {
  * The range of y. Lines decide it; an error band may stretch it by at most 60 % of the lines' own span on each side, so that
  * one wild error bar does not flatten everything else.
  */
-export function yRange(lines, bands, from, to, { log, include = [] }) {
+export function yRange(lines, bands, from, to, { y, linear, include = [] }) {
+  const log = y === "log";
   let [low, high] = extent(lines, from, to, log);
   for (const value of include) {
     if (log && value <= 0) continue;
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
+  if (y === "symlog") return symRange(low, high, linear);
   if (low > high) return log ? [0.1, 10] : [0, 1];
   const [bandLow, bandHigh] = extent(bands, from, to, log);
   if (log) {

@@ -40,7 +40,8 @@ export class Toolbar {
     this.reset = h("button.quiet", { hidden: true, onclick: () => zoomTo(null) }, "Reset zoom");
     const section = (id, name) => h("a", { href: `#${id}`, onclick: (event) => jump(event, id) }, name);
     this.element = h("nav.toolbar", { "aria-label": "View" },
-      h("div.sections", {}, section("laws", "Laws"), section("training", "Training"), section("observables", "Observables"), section("events", "Events")),
+      h("div.sections", {}, section("laws", "Laws"), section("training", "Training"), section("curvature", "Curvature"),
+        section("observables", "Observables"), section("events", "Events")),
       this.reset, h("span.axis-word", {}, "x axis"), this.axes);
     this.show();
   }

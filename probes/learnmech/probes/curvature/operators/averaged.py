@@ -1,0 +1,177 @@
+"""The mean of the curvatures of several processes, each of which holds its own share of the data."""
+
+import math
+import platform
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from learnmech.probes.curvature.objective import Unmeasurable
+from learnmech.probes.curvature.operators.operator import Operator
+from learnmech.probes.curvature.space import Space
+from learnmech.probes.distributed.peers import Peers, Step
+
+
+class ReplicatedSpace(Space):
+    """Vectors of which every process holds the same numbers, up to rounding.
+
+    Where processes run on unlike devices their sums differ in the last bit, and decisions would differ with them: then
+    sums are those of the first process, everywhere, at one message each. Random vectors always are: those of the same
+    seed may differ altogether (on a GPU they depend on the number of its multiprocessors).
+
+    Args:
+        space: The space as one process sees it.
+        peers: The processes.
+    """
+
+    def __init__(self, space: Space, peers: Peers) -> None:
+        super().__init__(space.size, space.dtype, space.device, dimension=space.dimension)
+        self._peers = peers
+        self._alike = peers.agree(_arithmetic(space.device))
+
+    def reduced(self, partial: Tensor) -> Tensor:
+        """Return numbers that are the same in every process."""
+        return partial if self._alike else self._peers.first(partial)
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw a vector of independent standard normal numbers, the same in every process [size]."""
+        return self._peers.shown(self._peers.attempt(lambda: super(ReplicatedSpace, self).draw(generator), Step.DRAW))
+
+
+def _arithmetic(device: torch.device) -> str:
+    """Name what the last bit of a sum depends on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return (
+        f"{torch.__version__} {device.type} {name} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    )
+
+
+class Averaged:
+    """A = sum_r n_r A_r / sum_r n_r over processes r with n_r examples each: curvature of the loss over all the data.
+
+    Each product is that of the process's own operator, then one message and one sum of vectors over processes. The
+    message says whether the product went well everywhere; if it did not, every process raises the same error, and
+    the vectors are not added up.
+
+    All processes call the same methods in the same order, inside `Peers.together`.
+
+    Args:
+        operator: A_r, of the mean loss over this process's own examples. With `examples` = 0 it is asked for nothing
+            that needs a loss.
+        peers: The processes.
+        examples: n_r.
+        names: Names of the parameters, the same in every process.
+
+    Attributes:
+        products: Products spent so far.
+        uncertainty: Error |A v - product| of a unit vector: the mean of what the operators state, weighted like them.
+        error: The same relative to |A|, which is bounded from below by what was seen of it.
+        loss: The loss over all the data; NaN before the first evaluation.
+        unused: Parameters that enter the loss in no process.
+
+    Raises:
+        ValueError: There are no examples in any process.
+        PeerFailed: The models of the processes differ in size.
+    """
+
+    def __init__(self, operator: Operator, peers: Peers, examples: float, names: Sequence[str]) -> None:
+        self._operator = operator
+        self._peers = peers
+        self._names = list(names)
+        self.products = 0
+        self.uncertainty = 0.0
+        self.loss = math.nan
+        self._norm = 0.0
+        self.unused: tuple[str, ...] = ()
+        self.space = ReplicatedSpace(operator.space, peers)
+        self.kinked = False
+        self._looked = False
+        peers.same(float(operator.space.size), "the number of trained parameters")
+        total = float(peers.numbers(torch.tensor([examples], dtype=torch.float64)))
+        if not total > 0:
+            raise ValueError("no process has a batch with examples in it")
+        self.weight = examples / total
+
+    @property
+    def error(self) -> float:
+        """Relative error |A v - product| / |A|, at most."""
+        if self.uncertainty == 0.0:
+            return 0.0
+        return self.uncertainty / self._norm if self._norm > 0 else math.inf
+
+    @property
+    def method(self) -> str:
+        """How products come about."""
+        return self._operator.method
+
+    @property
+    def resolution(self) -> float:
+        """Relative spacing of the coarsest parameter type."""
+        return self._operator.resolution
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return A v, a new flat vector, the same in every process [size].
+
+        Raises:
+            PeerFailed: The product failed in some process; errors that callers tell apart keep their class.
+        """  # noqa: DOC502 (raised by `attempt`)
+        product = self._added(lambda: self._operator.matvec(vector))
+        self.products += 1
+        self._look()
+        if self.uncertainty > 0.0:
+            self._norm = max(self._norm, float(self.space.norm(product) / self.space.norm(vector)))
+        return product
+
+    def gradient(self) -> Tensor:
+        """Return the gradient of the loss over all the data in the operator's coordinates [size]."""
+        return self._added(self._operator.gradient)
+
+    def moved(self, vector: Tensor) -> Tensor:
+        """Return S v, the direction in parameter space that a vector stands for [size]."""
+        return self._operator.moved(vector)
+
+    def slope(self, vector: Tensor, distance: float) -> float:
+        """Return the derivative of the loss over all the data along S v at w + distance S v."""
+        return self._mean(lambda: self._operator.slope(vector, distance))
+
+    def magnitude(self) -> float:
+        """Return |w|, the norm of all parameters."""
+        return float(self._peers.first(torch.tensor([self._operator.magnitude()], dtype=torch.float64)))
+
+    def release(self) -> None:
+        """Free what was kept between products."""
+        self._operator.release()
+
+    def _added(self, work: Callable[[], Tensor]) -> Tensor:
+        def local() -> Tensor:
+            return work() * self.weight if self.weight else self.space.zeros()
+
+        def states(_: Tensor) -> list[float]:
+            operator = self._operator
+            stated = operator.error and float(getattr(operator, "uncertainty", math.inf))
+            return [self.weight * operator.loss, self.weight * stated] if self.weight else [0.0, 0.0]
+
+        vector, sums = self._peers.counted(local, Step.ADD, states)
+        self.loss, self.uncertainty = sums.tolist()
+        return self._peers.total(vector)
+
+    def _mean(self, work: Callable[[], float]) -> float:
+        def local() -> float:
+            return self.weight * work() if self.weight else 0.0
+
+        return float(self._peers.counted(local, Step.READ, lambda number: [number])[1])
+
+    def _look(self) -> None:
+        """Agree, once, on the parameters that enter no process's loss."""
+        if self._looked:
+            return
+        self._looked = True
+        missing = set(self._operator.unused) if self.weight else set(self._names)
+        used = [float(name not in missing) for name in self._names]
+        kinked = float(self.weight > 0 and self._operator.kinked)
+        *found, kinks = self._peers.total(self._peers.attempt(lambda: torch.tensor([*used, kinked]), Step.ADD)).tolist()
+        self.kinked = kinks > 0
+        self.unused = tuple(name for name, count in zip(self._names, found, strict=True) if count == 0)
+        if len(self.unused) == len(self._names):
+            raise Unmeasurable("no parameter has a gradient in any process")
