@@ -43,6 +43,7 @@ class PureLoss:
         self._source = source
         self._journal = journal
         self._streams = streams
+        self._own = False  # the model holds the leaves, and nothing else was put in since
 
     def __call__(self, batch: Any, *, draw: int = 0) -> Tensor:
         """Compute the loss of `batch`, a scalar with a graph to the leaves.
@@ -68,9 +69,12 @@ class PureLoss:
             parameters: One tensor for each leaf, in the order of `leaves`.
             work: What to run; it may call this loss.
         """
+        own = all(given is leaf for given, leaf in zip(parameters, self.leaves.values(), strict=True))
         with self._journal.standing_in(dict(zip(map(id, self.leaves.values()), parameters, strict=True))):
             # `work` may differentiate a graph from before: checkpoints in it run modules again, at these parameters
-            self._journal.rewind()
+            if not (own and self._own):
+                self._journal.rewind()
+            self._own = own
             return work()
 
 

@@ -115,10 +115,12 @@ class HessianOperator:
         self._graphs = [None] * len(self.objective)
 
     def _product(self, directions: Sequence[Tensor]) -> Tensor:
-        total = self.space.zeros()
-        for index, weight in enumerate(self.objective.weights):
-            gradients = self._gradients(index)
-            total.add_(self._differentiated(gradients, directions), alpha=weight)
+        first, *others = self.objective.weights
+        total = self._differentiated(self._gradients(0), directions)
+        if first != 1.0:
+            total.mul_(first)
+        for index, weight in enumerate(others, start=1):
+            total.add_(self._differentiated(self._gradients(index), directions), alpha=weight)
         return total
 
     def _differentiated(self, gradients: Sequence[Tensor | None], directions: Sequence[Tensor]) -> Tensor:
