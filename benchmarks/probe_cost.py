@@ -36,7 +36,7 @@ FIFTY = 50
 def reading(n: int) -> list[Probe]:
     """Return the cheap reading, with the probe whose eigenvector it reads, which measures once."""
     followed = Sharpness(every(10**9, start=1), preconditioned=False)
-    return [followed, SharpnessReading(followed, every(n))]
+    return [followed, SharpnessReading(every(n), of=followed)]
 
 
 PROBES: dict[str, Callable[[int], Probe | list[Probe]]] = {

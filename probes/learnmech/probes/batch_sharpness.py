@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from learnmech.laws.statistics import inflation
 from learnmech.observables import Status
+from learnmech.probes.arguments import whole
 from learnmech.probes.curvature import NonFinite, Unmeasurable
 from learnmech.probes.curvature.stability import QuadraticModel
 from learnmech.probes.isolation import PureLoss
@@ -64,9 +65,7 @@ class BatchSharpness(UpdateProbe):
         method: str = "auto",
         name: str | None = None,
     ) -> None:
-        if window < ENOUGH:
-            raise ValueError(f"BatchSharpness(window={window!r}): expected {ENOUGH} measurements or more, such as 16")
-        self.window = window
+        self.window = whole(self, "window", window, ENOUGH, 16)
         super().__init__(schedule, batch=batch, method=method, name=name)
 
     def reset(self) -> None:

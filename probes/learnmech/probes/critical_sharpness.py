@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from learnmech.observables import Status
+from learnmech.probes.arguments import share, whole
 from learnmech.probes.curvature.stability import Crossing, Rounding, first_rise
 from learnmech.probes.hyperparameters import DIFFERS, of_group
 from learnmech.probes.isolation import PureLoss
@@ -69,10 +70,8 @@ class CriticalSharpness(UpdateProbe):
         batch: Any = None,
         name: str | None = None,
     ) -> None:
-        if not 0 < tol < 1:
-            raise ValueError(f"CriticalSharpness(tol={tol!r}): expected a relative width between 0 and 1, such as 0.05")
-        if forwards < FEWEST:
-            raise ValueError(f"CriticalSharpness(forwards={forwards!r}): expected {FEWEST} or more, such as 8")
+        tol = share(self, "tol", tol, "relative width", 0.05)
+        forwards = whole(self, "forwards", forwards, FEWEST, 8)
         super().__init__(schedule, batch=batch, name=name)
         self.tol = tol
         self.forwards = forwards
@@ -116,6 +115,8 @@ class CriticalSharpness(UpdateProbe):
         found = first_rise(change, start=self._last, tol=self.tol, evaluations=self.forwards - 1, noise=noise)
         if found.lower > 0.0:
             self._last = found.value if found.bracketed else found.lower
+        else:  # started too far out, after a step so small that nothing rose: look near the update again
+            self._last = 1.0 if found.unresolved else min(found.upper, 1.0)
         return self._measurements(found, f"{found.evaluations + 1}_forwards{self.where(view)}")
 
     def _nothing(self, status: Status, reason: str) -> list[Measurement]:
@@ -139,6 +140,16 @@ class CriticalSharpness(UpdateProbe):
     def _judged(self, found: Crossing) -> tuple[float, float | None, Status, str]:
         """Return c*, its error, and how good it is."""
         if not found.lower > 0.0:
+            if found.upper > 1.0:
+                return (
+                    found.upper,
+                    None,
+                    Status.UNDETERMINED,
+                    (
+                        f"the loss rises at every multiple of the update looked at, down to {found.upper:.2g}: the "
+                        "critical step is at most that, and the next measurement looks closer"
+                    ),
+                )
             why = "there it is within rounding" if found.unresolved else "that far was looked"
             reason = (
                 f"the loss rises along the update at every multiple down to {found.upper:.2g} ({why}): the update does "

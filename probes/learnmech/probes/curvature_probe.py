@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from learnmech.observables import Status
-from learnmech.probes.curvature import Choice, Operator
-from learnmech.probes.curvature.operators.choice import DIFFERENCES
+from learnmech.probes.curvature import Choice, NonFinite, Operator, Unmeasurable
+from learnmech.probes.curvature.operators.choice import DIFFERENCES, EXACT
 from learnmech.probes.curvature.processes import operator_of
 from learnmech.probes.isolation import PureLoss, Refusal
 from learnmech.probes.pieces import split
@@ -38,6 +38,8 @@ class CurvatureProbe(BaseProbe):
     """
 
     replays: ClassVar[bool] = True
+    methods: ClassVar[tuple[str, ...]] = ("auto", EXACT, DIFFERENCES)
+    """Gauss-Newton is another matrix: its numbers are never recorded as those of the Hessian."""
     collective: ClassVar[bool] = True
     """All processes that train the model measure it together, at the same steps."""
 
@@ -45,6 +47,10 @@ class CurvatureProbe(BaseProbe):
         self, schedule: Schedule | None = None, *, batch: Any = None, method: str = "auto", name: str | None = None
     ) -> None:
         super().__init__(schedule, name=name)
+        if method not in self.methods:
+            raise ValueError(
+                f"{type(self).__name__}(method={method!r}): expected one of {', '.join(map(repr, self.methods))}"
+            )
         self.batch = batch
         self.method = method
         self.reset()
@@ -74,6 +80,9 @@ class CurvatureProbe(BaseProbe):
         except torch.OutOfMemoryError:
             self._parts *= FINER  # next time
             raise
+        except (Unmeasurable, NonFinite) as error:
+            status = Status.NON_FINITE if isinstance(error, NonFinite) else Status.UNSUPPORTED
+            measurements = [Measurement(name, None, status=status, reason=str(error)) for name in self.observables]
         self.uses += 1
         first = measurements[0] if measurements else None
         unsupported = first is not None and first.status is Status.UNSUPPORTED

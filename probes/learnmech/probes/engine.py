@@ -162,8 +162,10 @@ class Engine:
         """
         if peers is None or not any(getattr(probe, "collective", False) for probe in self.runner.probes):
             return False
-        if not all_present(peers):
-            logger.warning("learnmech measures curvature in one process alone: the others have no monitor")
+        if not all_present(peers, _signature(self.runner.probes)):
+            logger.warning(
+                "learnmech measures curvature in one process alone: the others have no monitor, or other probes"
+            )
             return False
         self.runner.peers = peers
         return True
@@ -365,6 +367,16 @@ class Engine:
             self.writer.tell(kind, self.step, message, "info" if kind == "run_finished" else "error")
         with self._guard:
             self.writer.close(timeout)
+
+
+def _signature(probes: Sequence[Probe]) -> str:
+    """Say what these probes do together with other processes: all must do the same at the same steps."""
+    shared = [probe for probe in probes if getattr(probe, "collective", False)]
+    plain = (int, float, str, bool, type(None))
+    settings = [
+        sorted((k, v) for k, v in vars(probe).items() if isinstance(v, plain) and k[0] != "_") for probe in shared
+    ]
+    return repr([(type(probe).__name__, repr(probe.schedule), s) for probe, s in zip(shared, settings, strict=True)])
 
 
 def map_checked(measurements: Sequence[Measurement]) -> list[Measurement]:

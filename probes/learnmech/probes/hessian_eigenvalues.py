@@ -4,6 +4,7 @@ import math
 from typing import Any, ClassVar
 
 from learnmech.observables import Status
+from learnmech.probes.arguments import share, whole
 from learnmech.probes.curvature import NonFinite, Operator, TopEigenvalues, Unmeasurable, top_eigenvalues_of
 from learnmech.probes.curvature.stability import Alignment, alignment
 from learnmech.probes.isolation import PureLoss
@@ -70,13 +71,11 @@ class HessianEigenvalues(UpdateProbe):
         method: str = "auto",
         name: str | None = None,
     ) -> None:
-        if k < 1 or smallest < 0:
-            raise ValueError(
-                f"HessianEigenvalues(k={k!r}, smallest={smallest!r}): expected 1 or more of the largest and 0 or more "
-                "of the smallest, such as k=5, smallest=1"
-            )
-        if not 0 < tol < 1:
-            raise ValueError(f"HessianEigenvalues(tol={tol!r}): expected a relative residual such as 1e-2")
+        k, smallest = whole(self, "k", k, 1, 5), whole(self, "smallest", smallest, 0, 1)
+        tol, max_products = (
+            share(self, "tol", tol, "relative residual", 0.01),
+            whole(self, "max_products", max_products, 1, 60),
+        )
         if max_products < max(k, smallest):
             raise ValueError(
                 f"HessianEigenvalues(max_products={max_products!r}): expected at least one for each eigenvalue, "

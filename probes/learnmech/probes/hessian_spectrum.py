@@ -5,6 +5,7 @@ import zlib
 from typing import Any, ClassVar
 
 from learnmech.observables import Status
+from learnmech.probes.arguments import whole
 from learnmech.probes.curvature.statistics import Quantile, Spectrum, hessian_spectrum_of
 from learnmech.probes.curvature.statistics.measure import SAMPLES, STEPS, VECTORS
 from learnmech.probes.curvature_probe import CurvatureProbe
@@ -63,15 +64,11 @@ class HessianSpectrum(CurvatureProbe):
         name: str | None = None,
     ) -> None:
         super().__init__(schedule, batch=batch, method=method, name=name)
-        if vectors < 1:
-            raise ValueError(f"HessianSpectrum(vectors={vectors!r}): expected 1 or more, such as {VECTORS}")
-        if steps < 2:
-            raise ValueError(f"HessianSpectrum(steps={steps!r}): expected 2 or more, such as {STEPS}")
-        if samples < 0 or samples == 1:
+        self.vectors = whole(self, "vectors", vectors, 1, VECTORS)
+        self.steps = whole(self, "steps", steps, 2, STEPS)
+        self.samples = whole(self, "samples", samples, 0, SAMPLES)
+        if samples == 1:
             raise ValueError(f"HessianSpectrum(samples={samples!r}): expected 0, or 2 or more, such as {SAMPLES}")
-        self.vectors = vectors
-        self.steps = steps
-        self.samples = samples
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at the weights of `view`."""

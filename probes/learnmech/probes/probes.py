@@ -33,6 +33,13 @@ def probe_set(probes: Iterable[Probe] | None) -> list[Probe]:
             )
     if not any(isinstance(probe, Vitals) for probe in found):
         found.append(Vitals())
+    for probe in list[Any](found):
+        followed = getattr(probe, "of", None)
+        if followed is not None and not any(other is followed for other in found):
+            raise ValueError(
+                f"{probe.name} follows {followed.name!r}, which is not among the probes; expected both, such as "
+                f"one = Sharpness(every(100)); probes=[one, {type(probe).__name__}(every(10), of=one)]"
+            )
     twice = [name for name, count in Counter(probe.name for probe in found).items() if count > 1]
     if twice:
         raise ValueError(

@@ -113,6 +113,7 @@ class Recorder:
         self._micro_batches: list[int | None] = []
         self._prepared = False
         self._beside = False
+        self._processes = 1
 
     def __enter__(self) -> Self:
         """Begin the run, or go on with a loaded one."""
@@ -128,6 +129,7 @@ class Recorder:
     def _begin(self) -> None:
         rank, world_size = distributed()
         peers = companions(self._wrapped)
+        self._processes = 1 if peers is None else peers.size  # each of them has a batch like this one's
         if rank != 0:
             self._begin_beside(peers)
             return
@@ -257,6 +259,8 @@ class Recorder:
             total = sum(known) if len(known) == len(self._micro_batches) else None
         else:
             total = None if examples is None else examples * accumulation
+        if total is not None:
+            total *= self._processes
         return Update(detached, batch, total, examples, accumulation)
 
     def _source(self) -> FunctionSource:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from learnmech.observables import Status
+from learnmech.probes.arguments import share, whole
 from learnmech.probes.changes import Changes
 from learnmech.probes.curvature import Choice, Operator, TopEigenvalues, Unmeasurable, top_eigenvalues_of
+from learnmech.probes.curvature.operators.choice import GAUSS_NEWTON, METHODS
 from learnmech.probes.curvature.preconditioners import NoPreconditioner, inverse_root, preconditioner_of
 from learnmech.probes.curvature.processes import operator_of
 from learnmech.probes.curvature_probe import PATIENCE, CurvatureProbe
@@ -51,7 +53,8 @@ class Sharpness(CurvatureProbe):
         max_products: Most Hessian-vector products per measurement; on reaching it the status is `not_converged`.
         preconditioned: Measure the preconditioned sharpness too, where there is a preconditioner.
         batch: A fixed batch to measure on, instead of the current one.
-        method: How to come by products: `auto`, or one of the methods of `learnmech.probes.curvature.Choice`.
+        method: How to come by products: `auto`, or one of the methods of `learnmech.probes.curvature.Choice`; with
+            `gauss_newton` the observable is `sharpness_gauss_newton`.
         name: Name, if there are two probes of this class.
 
     References:
@@ -59,6 +62,7 @@ class Sharpness(CurvatureProbe):
     """
 
     default_name: ClassVar[str] = "sharpness"
+    methods: ClassVar[tuple[str, ...]] = METHODS
     observables: ClassVar[tuple[str, ...]] = ("sharpness",)
 
     def __init__(
@@ -74,19 +78,9 @@ class Sharpness(CurvatureProbe):
         name: str | None = None,
     ) -> None:
         super().__init__(schedule, batch=batch, method=method, name=name)
-        if tol is not None and not 0 < tol < 1:
-            raise ValueError(
-                f"Sharpness(tol={tol!r}): expected a relative residual between 0 and 1, such as 1e-3, or None"
-            )
-        if not 0 < accuracy < 1:
-            raise ValueError(
-                f"Sharpness(accuracy={accuracy!r}): expected a relative error between 0 and 1, such as 0.01"
-            )
-        if max_products < 1:
-            raise ValueError(f"Sharpness(max_products={max_products!r}): expected 1 or more, such as 30")
-        self.accuracy = accuracy
-        self.tol = tol
-        self.max_products = max_products
+        self.accuracy = share(self, "accuracy", accuracy, "relative error", 0.01)
+        self.tol = None if tol is None else share(self, "tol", tol, "relative residual", 1e-3)
+        self.max_products = whole(self, "max_products", max_products, 1, 30)
         self.preconditioned = preconditioned
 
     def reset(self) -> None:
@@ -94,7 +88,7 @@ class Sharpness(CurvatureProbe):
         super().reset()
         self._starts: dict[str, TopEigenvalues] = {}
         self._changes = Changes()
-        self._substitute = Choice("gauss_newton")
+        self._substitute = Choice(GAUSS_NEWTON)
         self._failures = 0
         self._reason = ""
 
@@ -110,6 +104,8 @@ class Sharpness(CurvatureProbe):
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at the weights of `view`."""
         batch = self.batch_of(view)
+        if self.method == GAUSS_NEWTON:
+            return self._gauss_newton(loss, batch)
         if self._failures >= PATIENCE:
             return self._instead(loss, batch)
         try:
@@ -169,20 +165,22 @@ class Sharpness(CurvatureProbe):
 
     def _instead(self, loss: PureLoss, batch: Any) -> list[Measurement]:
         """Return the Gauss-Newton sharpness, and why there is no other."""
+        refused = Measurement("sharpness", None, status=Status.UNSUPPORTED, reason=self._reason)
+        found = self._gauss_newton(loss, batch)
+        # in front: a probe whose first measurement is unsupported time after time is given up
+        works = found[0].status is not Status.UNSUPPORTED
+        return [*found, refused] if works else [refused, *found]
 
+    def _gauss_newton(self, loss: PureLoss, batch: Any) -> list[Measurement]:
         def make() -> Operator:
             return operator_of(loss, self.parts(batch), self._substitute, retain=self._parts == 1)
 
-        refused = Measurement("sharpness", None, status=Status.UNSUPPORTED, reason=self._reason)
         try:
             top, method = self._solved("sharpness_gauss_newton", make)
-        except Unmeasurable:
-            return [refused]
-        substitute = _measurement("sharpness_gauss_newton", top, method)
-        if top.status is Status.UNSUPPORTED:
-            return [refused, substitute]
-        # in front: a probe whose first measurement is unsupported time after time is given up
-        return [substitute, refused, Measurement("sharpness_products", float(top.products))]
+        except Unmeasurable as error:
+            return [Measurement("sharpness_gauss_newton", None, status=Status.UNSUPPORTED, reason=str(error))]
+        found = _measurement("sharpness_gauss_newton", top, method)
+        return [found, Measurement("sharpness_products", float(top.products))]
 
     def _determinism(self, loss: PureLoss, batch: Any) -> list[Measurement]:
         """Compare the loss under two states of the random streams: laws of deterministic descent ask for that."""

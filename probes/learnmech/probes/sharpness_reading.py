@@ -28,19 +28,19 @@ class SharpnessReading(CurvatureProbe):
     on a CNN, 0.7 of 4.45 on an MLP.)
 
     Args:
-        of: The probe whose eigenvector is followed; it must be among the run's probes.
         schedule: When to read, such as `every(5)`; None leaves it to the budget.
+        of: The probe whose eigenvector is followed; it must be among the run's probes.
         name: Name, if there are two probes of this class.
     """
 
     default_name: ClassVar[str] = "sharpness_reading"
     observables: ClassVar[tuple[str, ...]] = ("sharpness_rayleigh",)
 
-    def __init__(self, of: Sharpness, schedule: Schedule | None = None, *, name: str | None = None) -> None:
+    def __init__(self, schedule: Schedule | None = None, *, of: Sharpness, name: str | None = None) -> None:
         if not isinstance(of, Sharpness):
             raise TypeError(
                 f"SharpnessReading(of={of!r}): expected the Sharpness probe whose eigenvector is followed, such as "
-                "sharpness = Sharpness(every(100)); SharpnessReading(of=sharpness, schedule=every(10))"
+                "sharpness = Sharpness(every(100)); SharpnessReading(every(10), of=sharpness)"
             )
         super().__init__(schedule, batch=of.batch, method=of.method, name=name)
         self.of = of
@@ -83,6 +83,6 @@ class SharpnessReading(CurvatureProbe):
                 stderr=distance if math.isfinite(distance) else None,
                 status=status,
                 reason=reason,
-                method="rayleigh_quotient",
+                method=f"rayleigh_quotient_by_{self.method_of(operator)}",
             )
         ]

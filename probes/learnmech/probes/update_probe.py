@@ -78,7 +78,7 @@ class UpdateProbe(CurvatureProbe):
     def where(self, view: TrainingView) -> str:
         """Return a suffix for `method` if the batch is not all that the update was made from; '' if it is.
 
-        With accumulated gradients only the last micro-batch is at hand, with several processes only this one's.
+        With accumulated gradients only the last micro-batch is at hand, with several processes only that of the first.
         """
         if self.batch is not None:
             return "_on_a_given_batch"

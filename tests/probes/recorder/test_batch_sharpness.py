@@ -121,5 +121,5 @@ def test_a_given_batch_is_measured_instead_and_that_is_said(mean_square, spool):
 
 
 def test_a_window_without_an_error_bar_is_refused():
-    with pytest.raises(ValueError, match="expected 3 measurements or more"):
+    with pytest.raises(ValueError, match="expected a whole number of 3 or more"):
         BatchSharpness(window=2)

@@ -201,3 +201,26 @@ def test_half_precision_weights_are_not_measured(spool):
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         CriticalSharpness(**settings)
+
+
+def test_an_update_too_small_to_tell_is_forgotten(spool):
+    """With next to no learning rate nothing rises however far one looks; afterwards the crossing is found again."""
+    model = nn.Linear(4, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    batch = (torch.eye(4, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64))
+
+    def loss_fn(model, batch):
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    with Recorder(model, optimizer, loss_fn, [CriticalSharpness(every(1))], sink=spool.url) as recorder:
+        for step in range(12):
+            optimizer.param_groups[0]["lr"] = 1e-9 if step < 5 else 0.1
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            optimizer.step()
+            recorder.after_step(batch, loss)
+    found = dict(spool().all("critical_step"))
+    for step in range(8, 12):  # L = |w|^2 / 4, so eta_c = 2 / (1/2)
+        assert found[step].status == "ok", found[step].reason
+        assert found[step].value == pytest.approx(4 / 0.1, rel=0.06)

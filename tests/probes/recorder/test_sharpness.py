@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from learnmech.probes import Recorder, Sharpness, every, is_probing
+from learnmech.probes import HessianSpectrum, Recorder, Sharpness, SharpnessReading, every, is_probing
 
 
 def test_sharpness_is_the_closed_form_at_its_step(quartic, spool):
@@ -160,5 +160,36 @@ def test_bad_settings_say_what_is_expected():
         Sharpness(tol=0)
     with pytest.raises(ValueError, match=r"accuracy=1.5\): expected a relative error"):
         Sharpness(accuracy=1.5)
-    with pytest.raises(ValueError, match=r"max_products=0\): expected 1 or more"):
+    with pytest.raises(ValueError, match=r"max_products=0\): expected a whole number of 1 or more"):
         Sharpness(max_products=0)
+
+
+def test_gauss_newton_has_a_name_of_its_own(mean_square, spool):
+    """Of a linear model with squared loss it equals the Hessian; the record says all the same which it is."""
+    model = nn.Linear(3, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    batch = (torch.randn(7, 3, dtype=torch.float64), torch.randn(7, 1, dtype=torch.float64))
+    with Recorder(
+        model, optimizer, mean_square, [Sharpness(every(1), method="gauss_newton")], sink=spool.url
+    ) as recorder:
+        for _ in range(3):
+            optimizer.zero_grad()
+            mean_square(model, batch).backward()
+            optimizer.step()
+            recorder.after_step(batch)
+    run = spool()
+    assert not run.all("sharpness")
+    expected = float(torch.linalg.eigvalsh(2 * batch[0].T @ batch[0] / 7)[-1])
+    assert list(run.values("sharpness_gauss_newton").values()) == pytest.approx([expected] * 3, rel=0.01)
+
+
+def test_only_sharpness_takes_gauss_newton():
+    with pytest.raises(ValueError, match=r"HessianSpectrum\(method='gauss_newton'\): expected one of 'auto'"):
+        HessianSpectrum(method="gauss_newton")
+
+
+def test_a_reading_needs_its_sharpness(mean_square):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="follows 'sharpness', which is not among the probes"):
+        Recorder(model, optimizer, mean_square, [SharpnessReading(every(1), of=Sharpness())])

@@ -30,7 +30,7 @@ def test_reading_is_the_closed_form_along_the_followed_vector(quartic):
     """H = diag(w^2); the top vector is e_2 at (1, -2, 1.5). After the weights moved, v'Hv = w_2^2 whatever w_1 is."""
     model = quartic.model()
     sharpness = Sharpness(every(10), tol=1e-9)
-    reading = SharpnessReading(sharpness, every(1))
+    reading = SharpnessReading(every(1), of=sharpness)
     view = view_of(model, quartic.loss, torch.zeros(4, 1))
     with pytest.raises(Skip, match="no eigenvector yet"):
         reading.measure(view)
@@ -44,7 +44,7 @@ def test_reading_is_the_closed_form_along_the_followed_vector(quartic):
         assert found.observable == "sharpness_rayleigh"
         assert found.value == pytest.approx(float(model.w.detach()[1] ** 2), rel=1e-6)
         assert found.value <= top * (1 + 1e-9)  # a lower bound, also where another direction has overtaken
-        assert (found.status, found.method) == ("ok", "rayleigh_quotient")
+        assert (found.status, found.method) == ("ok", "rayleigh_quotient_by_double_backward")
         eigenvalues = model.w.detach().square()
         assert float((eigenvalues - found.value).abs().min()) <= found.stderr + 1e-9
     assert torch.equal(sharpness.direction(3), kept)
@@ -55,7 +55,7 @@ def test_reading_costs_one_product_and_changes_nothing(cross_entropy, monkeypatc
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     view = view_of(model, cross_entropy, (torch.randn(32, 6), torch.randint(0, 3, (32,))))
     sharpness = Sharpness(every(10))
-    reading = SharpnessReading(sharpness, every(1))
+    reading = SharpnessReading(every(1), of=sharpness)
     full = {one.observable: one for one in sharpness.measure(view)}["sharpness"]
     reading.measure(view)  # the first use looks for the method that works
     before = copy.deepcopy(model.state_dict())
@@ -71,12 +71,12 @@ def test_reading_costs_one_product_and_changes_nothing(cross_entropy, monkeypatc
 
 def test_bad_input_is_told(cross_entropy):
     with pytest.raises(TypeError, match="expected the Sharpness probe"):
-        SharpnessReading("sharpness")
+        SharpnessReading(of="sharpness")
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     batch = (torch.randn(8, 6), torch.randint(0, 3, (8,)))
     sharpness = Sharpness(every(1))
-    reading = SharpnessReading(sharpness, every(1))
+    reading = SharpnessReading(every(1), of=sharpness)
     sharpness.measure(view_of(model, cross_entropy, batch))
     with torch.no_grad():
         model.weight.fill_(torch.nan)
@@ -92,7 +92,7 @@ def test_follows_along_a_training_from_below(cross_entropy):
     batch = (torch.randn(64, 8), torch.randint(0, 3, (64,)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     sharpness, reference = Sharpness(every(10)), Sharpness(every(1), tol=1e-6, max_products=100)
-    reading = SharpnessReading(sharpness, every(1))
+    reading = SharpnessReading(every(1), of=sharpness)
     shares = []
     for step in range(31):
         view = view_of(model, cross_entropy, batch)

@@ -130,9 +130,16 @@ class Objective:
         steps = self.split(direction)
         return [(p.detach() + distance * d.to(p)).requires_grad_() for p, d in zip(self.parameters, steps, strict=True)]
 
-    def magnitude(self) -> float:
-        """Return |w|, the norm of all parameters."""
-        return float(self.space.norm(self.join(self.parameters)))
+    def magnitude(self, direction: Tensor | None = None) -> float:
+        """Return |w|, or with a direction v the size of the tensors that it moves, sqrt(sum_i |v_i|^2 |w_i|^2) / |v|.
+
+        A large embedding would otherwise set the scale of steps that go along small tensors.
+        """
+        if direction is None or self.space.sharded:
+            return float(self.space.norm(self.join(self.parameters)))
+        moves = torch.stack([dot(piece, piece) for piece in torch.split(direction, self.sizes)])
+        sizes = torch.stack([dot(w, w) for w in torch.split(self.join(self.parameters), self.sizes)])
+        return float(((moves * sizes).sum() / moves.sum()).sqrt())
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a flat vector into tensors of the parameters' shapes, each on its parameter's device."""

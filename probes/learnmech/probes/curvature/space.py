@@ -50,6 +50,11 @@ class Space:
         self.salt = salt
         self._reduce = reduce
 
+    @property
+    def sharded(self) -> bool:
+        """Whether this process holds a part of each vector."""
+        return self.dimension != self.size
+
     def dots(self, rows: Sequence[Tensor], vector: Tensor) -> Tensor:
         """Return r'v for each row r, in float64, with one reduction for all of them [len(rows)]."""
         if not rows:

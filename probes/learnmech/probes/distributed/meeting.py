@@ -3,6 +3,7 @@
 import itertools
 import logging
 import time
+import zlib
 
 import torch.distributed as dist
 
@@ -20,7 +21,7 @@ POLL = 0.01
 _meetings = itertools.count()
 
 
-def all_present(peers: Peers) -> bool:
+def all_present(peers: Peers, what: str = "") -> bool:
     """Tell whether all processes of a group come here, the same answer in each of them.
 
     A monitor that only one process has (`if rank == 0:`) must not wait for the others in a collective. So each
@@ -29,11 +30,12 @@ def all_present(peers: Peers) -> bool:
 
     Args:
         peers: The processes.
+        what: What this process means to do; those that mean something else count as absent.
     """
     try:
         store = dist.distributed_c10d._get_default_store()  # noqa: SLF001 (no public name)
         members = "-".join(map(str, dist.get_process_group_ranks(peers.group or dist.group.WORLD)))
-        key = f"learnmech/meeting/{next(_meetings)}/{members}"
+        key = f"learnmech/meeting/{next(_meetings)}/{members}/{zlib.crc32(what.encode()):08x}"
         deadline = time.monotonic() + PATIENCE
         store.add(f"{key}/present", 1)
         while store.add(f"{key}/present", 0) < peers.size and time.monotonic() < deadline:

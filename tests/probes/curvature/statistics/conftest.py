@@ -35,7 +35,7 @@ class Matrix:
     def slope(self, vector, distance):
         return distance * float(self.space.dot(vector, self.matvec(vector)))
 
-    def magnitude(self):
+    def magnitude(self, direction=None):
         return 1.0
 
     def release(self):

@@ -135,9 +135,9 @@ class Averaged:
         """Return the derivative of the loss over all the data along S v at w + distance S v."""
         return self._mean(lambda: self._operator.slope(vector, distance))
 
-    def magnitude(self) -> float:
-        """Return |w|, the norm of all parameters."""
-        return float(self._peers.first(torch.tensor([self._operator.magnitude()], dtype=torch.float64)))
+    def magnitude(self, direction: Tensor | None = None) -> float:
+        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
+        return float(self._peers.first(torch.tensor([self._operator.magnitude(direction)], dtype=torch.float64)))
 
     def release(self) -> None:
         """Free what was kept between products."""

@@ -172,6 +172,10 @@ class Choice:
 def _direction(objective: Objective, gradient: Tensor) -> Tensor:
     """Return a unit vector along which curvature is large enough to compare, and that sees every parameter."""
     space = objective.space
-    noise = space.unit(space.draw(space.generator(0)))
+    drawn = objective.split(space.draw(space.generator(0)))
+    # every tensor alike: a wrong derivative in a small one would vanish beside millions of others
+    noise = space.unit(
+        objective.join([piece / piece.norm().clamp(min=torch.finfo(piece.dtype).tiny) for piece in drawn])
+    )
     length = space.norm(gradient)
     return space.unit(noise + gradient / length) if bool(length > 0) and bool(torch.isfinite(length)) else noise

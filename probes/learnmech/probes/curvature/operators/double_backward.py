@@ -106,9 +106,9 @@ class HessianOperator:
         """
         return self.objective.slope(vector, distance)
 
-    def magnitude(self) -> float:
-        """Return |w|, the norm of all parameters."""
-        return self.objective.magnitude()
+    def magnitude(self, direction: Tensor | None = None) -> float:
+        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
+        return self.objective.magnitude(direction)
 
     def release(self) -> None:
         """Free the retained graphs; the next product builds them again."""

@@ -165,8 +165,10 @@ class DifferenceOperator:
         """Return the derivative of the loss along S v at w + distance S v."""
         return self.objective.slope(self.moved(vector), distance)
 
-    def magnitude(self) -> float:
-        """Return |w|, the norm of all parameters."""
+    def magnitude(self, direction: Tensor | None = None) -> float:
+        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
+        if direction is not None:
+            return self.objective.magnitude(direction)
         if math.isnan(self._magnitude):
             self._magnitude = self.objective.magnitude()
         return self._magnitude

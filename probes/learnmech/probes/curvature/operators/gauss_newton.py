@@ -141,9 +141,9 @@ class GaussNewtonOperator:
         """Return the derivative of the *loss* along S v at w + distance S v; its differences are not v'Gv."""
         return self.objective.slope(self.moved(vector), distance)
 
-    def magnitude(self) -> float:
+    def magnitude(self, direction: Tensor | None = None) -> float:
         """Return |w|, the norm of all parameters."""
-        return self.objective.magnitude()
+        return self.objective.magnitude(direction)
 
     def release(self) -> None:
         """Free the retained graphs; the next product builds them again."""

@@ -60,8 +60,8 @@ class Operator(Protocol):
         """Return the derivative of the loss along S v at w + distance S v, from first derivatives only."""
         ...
 
-    def magnitude(self) -> float:
-        """Return |w|, the norm of all parameters."""
+    def magnitude(self, direction: Tensor | None = None) -> float:
+        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
         ...
 
     def release(self) -> None:

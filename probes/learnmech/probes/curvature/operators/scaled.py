@@ -79,9 +79,9 @@ class Scaled:
         """Return the derivative of the loss along S v at w + distance S v."""
         return self._operator.slope(self._scale * vector, distance)
 
-    def magnitude(self) -> float:
-        """Return |w|, the norm of all parameters."""
-        return self._operator.magnitude()
+    def magnitude(self, direction: Tensor | None = None) -> float:
+        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
+        return self._operator.magnitude(direction)
 
     def release(self) -> None:
         """Free what was kept between products."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,10 +164,10 @@ def _pairs(basis: Basis, ritz: Ritz, goal: Goal, products: int) -> RitzPairs:
         vectors=torch.stack(rows[: len(wanted)]),
         scout=None if scout is None else rows[-1],
         products=products,
-        converged=goal.reached,
+        converged=goal.reached or goal.passed(ritz),
         asymmetry=asymmetry,
         finite=True,
-        errors=torch.from_numpy(goal.errors(ritz)),
+        errors=torch.from_numpy(np.maximum(goal.errors(ritz), basis.rounding)),
         turned=goal.turned,
         ladder=goal.ladder(ritz),
     )

@@ -76,7 +76,7 @@ def challenged(start: TopEigenvalues | None, k: int, space: Space, draw: Callabl
     Raises:
         ValueError: The earlier vectors have another length.
     """  # noqa: DOC502 (raised by _fits)
-    if start is None or len(start.vectors) < k or start.age >= REFRESH:
+    if start is None or len(start.vectors) != k or start.age >= REFRESH:  # of another k: what overtakes is not known
         return Start(torch.stack([space.unit(draw()) for _ in range(k)]), 0, Trust())
     _fits(start.vectors, space)
     like = space.zeros()

@@ -120,6 +120,12 @@ class Goal:
         self.reached = bool(enough and np.all(small))
         self._open = np.square(ritz.outside[:, wanted][:, ~small]).sum(axis=1)
 
+    def passed(self, ritz: Ritz) -> bool:
+        """Tell whether the accuracy is there by the plain estimate: products may run out before caution is met."""
+        if self._accuracy is None:
+            return False
+        return bool(np.all(MARGIN * self.errors(ritz) <= self._accuracy * np.abs(ritz.values[self.wanted(ritz)])))
+
     def _caution(self) -> float:
         if not self._trust.warm:
             return COLD
