@@ -120,7 +120,8 @@ def test_links(checks, tmp_path):
 
 def test_foreign_paths_and_hosts(checks, tmp_path):
     lines = ["/".join(parts) for parts in (("", "root", "x"), ("", "home", "ann", "x"), ("at pypi.org", "simple", "x"))]
-    fine = ["https://example.org/root/x", "frame/work/x", "$HOME/root/x", "~/work/x"]
+    near = (("https://example.org", "root", "x"), ("frame", "work", "x"), ("$HOME", "root", "x"), ("~", "work", "x"))
+    fine = ["/".join(parts) for parts in near]
     path = tmp_path / "notes.txt"
     path.write_text("\n".join(lines + fine), encoding="utf-8")
     found = list(checks["tree"].foreign(path, tmp_path))
