@@ -11,7 +11,13 @@ from learnmech.probes.isolation import PureLoss
 from learnmech.probes.isolation.counting import examples
 
 
-def objective_of(loss: PureLoss, batches: Sequence[Any], *, weights: Sequence[float] | None = None) -> Objective:
+def objective_of(
+    loss: PureLoss,
+    batches: Sequence[Any],
+    *,
+    weights: Sequence[float] | None = None,
+    parameters: Sequence[Tensor] | None = None,
+) -> Objective:
     """Return the mean of an isolated loss over all examples; usable inside `learnmech.probes.isolation.isolated` only.
 
     Args:
@@ -19,6 +25,7 @@ def objective_of(loss: PureLoss, batches: Sequence[Any], *, weights: Sequence[fl
         batches: Batches for it. The i-th one is evaluated with the i-th fixed state of the random streams.
         weights: Number of examples of each batch. None: the first dimension of the first tensor in the batch (see
             `learnmech.probes.isolation.counting.examples`); a single batch needs none.
+        parameters: Where to take it, a leaf for each of the loss's; None: at the loss's own.
 
     Raises:
         ValueError: There are no batches, or their sizes cannot be told.
@@ -29,7 +36,7 @@ def objective_of(loss: PureLoss, batches: Sequence[Any], *, weights: Sequence[fl
     if weights is None:
         weights = _counted(batches)
     return Objective(
-        list(loss.leaves.values()),
+        list(loss.leaves.values()) if parameters is None else parameters,
         [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches)],
         names=list(loss.leaves),
         weights=weights,

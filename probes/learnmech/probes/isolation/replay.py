@@ -73,8 +73,9 @@ class PureLoss:
         with self._journal.standing_in(dict(zip(map(id, self.leaves.values()), parameters, strict=True))):
             # `work` may differentiate a graph from before: checkpoints in it run modules again, at these parameters
             if not (own and self._own):
+                self._own = False
                 self._journal.rewind()
-            self._own = own
+                self._own = own
             return work()
 
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from learnmech.probes.curvature.objective import Objective, Unmeasurable, differentiated
 from learnmech.probes.curvature.operators.graph import broken_node, kinked_node
+from learnmech.probes.curvature.operators.on_objective import OnObjective
 from learnmech.probes.curvature.operators.operator import NotTwiceDifferentiable
-from learnmech.probes.curvature.space import Space
 
 
-class HessianOperator:
+class HessianOperator(OnObjective):
     """The Hessian of an objective by double backward. One product costs two gradients on a retained graph, three fresh.
 
     **Which missing derivatives count as zero.** A parameter whose *first* gradient is None does not enter the loss: its
@@ -32,32 +32,10 @@ class HessianOperator:
     uncertainty = 0.0
 
     def __init__(self, objective: Objective, *, retain: bool = True) -> None:
-        self.objective = objective
-        self.products = 0
+        super().__init__(objective)
         self._retain = retain
         self._graphs: list[list[Tensor | None] | None] = [None] * len(objective)
-        self.kinked = False
         self._inspected = [False] * len(objective)
-
-    @property
-    def space(self) -> Space:
-        """The space of the vectors."""
-        return self.objective.space
-
-    @property
-    def loss(self) -> float:
-        """The loss at w; NaN before the first product."""
-        return self.objective.loss
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Parameters that do not enter the loss."""
-        return self.objective.unused
-
-    @property
-    def resolution(self) -> float:
-        """Relative spacing of the coarsest parameter type."""
-        return self.objective.resolution
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return H v.
@@ -73,10 +51,7 @@ class HessianOperator:
             NotTwiceDifferentiable: Differentiating twice fails, or would be silently wrong.
             NonFinite: The loss is NaN or infinite.
         """  # noqa: DOC502 (raised below)
-        if vector.shape != (self.space.size,):
-            raise ValueError(
-                f"vector has shape {tuple(vector.shape)}; expected ({self.space.size},), all parameters flat"
-            )
+        self._fits(vector)
         self.products += 1
         directions = self.objective.split(vector)
         return self.objective.inside(self.objective.parameters, lambda: self._product(directions))
@@ -94,21 +69,6 @@ class HessianOperator:
             return total
 
         return objective.inside(objective.parameters, work)
-
-    def moved(self, vector: Tensor) -> Tensor:
-        """Return v: these are the parameters' own coordinates."""
-        return vector
-
-    def slope(self, vector: Tensor, distance: float) -> float:
-        """Return the derivative of the loss along v at w + distance v, from first derivatives only.
-
-        Central differences of this are an account of v'Hv that does not pass through double backward.
-        """
-        return self.objective.slope(vector, distance)
-
-    def magnitude(self, direction: Tensor | None = None) -> float:
-        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
-        return self.objective.magnitude(direction)
 
     def release(self) -> None:
         """Free the retained graphs; the next product builds them again."""

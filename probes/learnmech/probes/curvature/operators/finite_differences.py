@@ -7,7 +7,7 @@ from torch import Tensor
 
 from learnmech.probes.curvature.objective import Objective
 from learnmech.probes.curvature.operators.account import Account
-from learnmech.probes.curvature.space import Space
+from learnmech.probes.curvature.operators.on_objective import OnObjective
 
 BALANCE = 1.2e4
 """The step is (eps / BALANCE)^(1/3) |w|: 2e-4 |w| in float32, 3e-7 |w| in float64.
@@ -31,7 +31,7 @@ def default_step(resolution: float) -> float:
     return math.pow(resolution / BALANCE, 1 / 3)
 
 
-class DifferenceOperator:
+class DifferenceOperator(OnObjective):
     """S H S by central differences: H d = (g(w + h d) - g(w - h d)) / 2h for the unit vector d along S v.
 
     Only first derivatives are taken, so training's own kernels will do. Of the error of a product, truncation is
@@ -54,22 +54,13 @@ class DifferenceOperator:
         step: The step h in units of |w|.
     """
 
-    kinked = False  # nothing is compared with differences here
     method = "finite_differences"
 
     def __init__(self, objective: Objective, *, scale: Tensor | None = None, step: float | None = None) -> None:
-        self.objective = objective
-        self.products = 0
+        super().__init__(objective, scale)
         self.gradients = 0
         self.step = default_step(objective.resolution) if step is None else step
-        self._scale = scale
         self._account = Account()
-        self._magnitude = math.nan
-
-    @property
-    def space(self) -> Space:
-        """The space of the vectors."""
-        return self.objective.space
 
     @property
     def error(self) -> float:
@@ -80,21 +71,6 @@ class DifferenceOperator:
     def uncertainty(self) -> float:
         """Error |A v - product| of the product of a unit vector."""
         return self._account.uncertainty
-
-    @property
-    def loss(self) -> float:
-        """The loss at w; NaN before the first product."""
-        return self.objective.loss
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Parameters that do not enter the loss."""
-        return self.objective.unused
-
-    @property
-    def resolution(self) -> float:
-        """Relative spacing of the coarsest parameter type."""
-        return self.objective.resolution
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return S H S v, to `error` |A| |v|.
@@ -110,10 +86,7 @@ class DifferenceOperator:
             NonFinite: The loss is NaN or infinite.
             Unmeasurable: The loss has no gradient.
         """  # noqa: DOC502 (the last two raised by the objective)
-        if vector.shape != (self.space.size,):
-            raise ValueError(
-                f"vector has shape {tuple(vector.shape)}; expected ({self.space.size},), all parameters flat"
-            )
+        self._fits(vector)
         if math.isnan(self.loss):  # once: is it finite, which parameters enter
             self.gradient()
         self.products += 1
@@ -154,24 +127,7 @@ class DifferenceOperator:
     def gradient(self) -> Tensor:
         """Return S g at w, flat [size]."""
         self.gradients += 1
-        gradient = self.objective.gradient_along()
-        return gradient if self._scale is None else gradient.mul_(self._scale)
-
-    def moved(self, vector: Tensor) -> Tensor:
-        """Return S v, the direction in the coordinates of the parameters [size]."""
-        return vector if self._scale is None else self._scale * vector
-
-    def slope(self, vector: Tensor, distance: float) -> float:
-        """Return the derivative of the loss along S v at w + distance S v."""
-        return self.objective.slope(self.moved(vector), distance)
-
-    def magnitude(self, direction: Tensor | None = None) -> float:
-        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
-        if direction is not None:
-            return self.objective.magnitude(direction)
-        if math.isnan(self._magnitude):
-            self._magnitude = self.objective.magnitude()
-        return self._magnitude
+        return self._scaled(self.objective.gradient_along())
 
     def release(self) -> None:
         """Do nothing: no graph outlives a gradient."""
@@ -186,4 +142,4 @@ class DifferenceOperator:
         self.gradients += 2
         difference = self.objective.gradient_along(direction, h)
         difference.sub_(self.objective.gradient_along(direction, -h)).div_(2 * h)
-        return difference if self._scale is None else difference.mul_(self._scale)
+        return self._scaled(difference)

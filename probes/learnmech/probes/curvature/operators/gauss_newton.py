@@ -10,9 +10,9 @@ from learnmech.probes.curvature.objective import Objective, Unmeasurable, differ
 from learnmech.probes.curvature.operators.account import Account
 from learnmech.probes.curvature.operators.finite_differences import default_step
 from learnmech.probes.curvature.operators.jacobian import Part, check_adjoint, check_forward, pushed_forward, reversible
+from learnmech.probes.curvature.operators.on_objective import OnObjective
 from learnmech.probes.curvature.operators.operator import NotTwiceDifferentiable
 from learnmech.probes.curvature.operators.outputs import check_cut, cut
-from learnmech.probes.curvature.space import Space
 from learnmech.probes.isolation.outputs import recorded
 
 CONVEX = 1e-3
@@ -20,7 +20,7 @@ CONVEX = 1e-3
 where a loss is evaluated in bfloat16."""
 
 
-class GaussNewtonOperator:
+class GaussNewtonOperator(OnObjective):
     """S G S with G = mean of J' H_z J, where L = l(z(w)), J = dz/dw and H_z = d^2 l / dz^2 (Schraudolph 2002, sec. 3).
 
     For a loss that is convex in the outputs z (squares, cross-entropy) G is positive semidefinite: the Hessian without
@@ -52,10 +52,8 @@ class GaussNewtonOperator:
         retain: bool = True,
         differences: bool = False,
     ) -> None:
-        self.objective = objective
-        self.products = 0
+        super().__init__(objective, scale)
         self.step = default_step(objective.resolution)
-        self._scale = scale
         self._retain = retain
         self._differences = differences
         self._parts: list[Part | None] = [None] * len(objective)
@@ -64,17 +62,10 @@ class GaussNewtonOperator:
         self._counts: dict[int, int] = {}  # how many outputs all modules of a batch return
         self._largest = 0.0  # |H_z u| / |u|
 
-    kinked = False  # nothing is compared with differences here
-
     @property
     def method(self) -> str:
         """How products come about."""
         return "gauss_newton_by_differences" if self._differences else "gauss_newton"
-
-    @property
-    def space(self) -> Space:
-        """The space of the vectors."""
-        return self.objective.space
 
     @property
     def error(self) -> float:
@@ -85,21 +76,6 @@ class GaussNewtonOperator:
     def uncertainty(self) -> float:
         """Error of the product of a unit vector."""
         return self._account.uncertainty
-
-    @property
-    def loss(self) -> float:
-        """The loss at w; NaN before the first product."""
-        return self.objective.loss
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Parameters that do not enter the loss."""
-        return self.objective.unused
-
-    @property
-    def resolution(self) -> float:
-        """Relative spacing of the coarsest parameter type."""
-        return self.objective.resolution
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return S G S v.
@@ -115,10 +91,7 @@ class GaussNewtonOperator:
             NonFinite: The loss is NaN or infinite.
             Unmeasurable: The loss is not a convex function of outputs that could be found.
         """  # noqa: DOC502 (NonFinite is raised by the objective)
-        if vector.shape != (self.space.size,):
-            raise ValueError(
-                f"vector has shape {tuple(vector.shape)}; expected ({self.space.size},), all parameters flat"
-            )
+        self._fits(vector)
         self.products += 1
         direction = self.moved(vector)
         if not self._differences:
@@ -133,24 +106,9 @@ class GaussNewtonOperator:
         """Return S g at w, flat [size]."""
         return self._scaled(self.objective.gradient_along())
 
-    def moved(self, vector: Tensor) -> Tensor:
-        """Return S v, the direction in the coordinates of the parameters [size]."""
-        return vector if self._scale is None else self._scale * vector
-
-    def slope(self, vector: Tensor, distance: float) -> float:
-        """Return the derivative of the *loss* along S v at w + distance S v; its differences are not v'Gv."""
-        return self.objective.slope(self.moved(vector), distance)
-
-    def magnitude(self, direction: Tensor | None = None) -> float:
-        """Return |w|, the norm of all parameters."""
-        return self.objective.magnitude(direction)
-
     def release(self) -> None:
         """Free the retained graphs; the next product builds them again."""
         self._parts = [None] * len(self.objective)
-
-    def _scaled(self, vector: Tensor) -> Tensor:
-        return vector if self._scale is None else vector.mul_(self._scale)
 
     def _by_differences(self, direction: Tensor, length: float) -> Tensor:
         far = float(self.space.norm(direction))

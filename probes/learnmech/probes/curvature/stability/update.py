@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -40,15 +39,5 @@ def applied_update(loss: PureLoss, held: Mapping[str, Tensor], batches: Sequence
     """  # noqa: DOC502 (raised by objective_of)
     after = objective_of(loss, batches)
     leaves = [held.get(name, leaf).detach().requires_grad_() for name, leaf in loss.leaves.items()]
-    before = Objective(
-        leaves,
-        [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches)],
-        names=after.names,
-        weights=after.weights,
-        inside=loss.at,
-    )
+    before = objective_of(loss, batches, parameters=leaves)
     return AppliedUpdate(before, after, after.join(after.parameters).sub_(before.join(leaves)))
-
-
-def _evaluate(loss: PureLoss, batch: object, index: int, _: Sequence[Tensor]) -> Tensor:
-    return loss(batch, draw=index)  # the model holds the weights already: `inside` has put them there
