@@ -93,6 +93,8 @@ def test_shards_that_two_processes_hold_count_once(found, size, problem, dense):
     pieces = [process["hybrid"]["vectors"][0] for process in found]
     assert sum(float(piece.square().sum()) for piece in pieces) == pytest.approx(2.0, rel=1e-9)
     assert all(process["hybrid untouched"] for process in found)
+    exact = _same([process["hybrid gathered"] for process in found])
+    assert float(exact["values"][0]) == pytest.approx(float(expected), rel=1e-10)
 
 
 def test_processes_may_have_different_numbers_of_batches(found, size, problem, dense):
@@ -127,3 +129,46 @@ def test_training_survives_failures(found):
         assert process["survived"]
         assert process["trains on"]
         assert process["again"]["status"] == "ok"
+
+
+# products past the hooks of `fully_shard`, with parameters gathered whole: `method="double_backward"`
+
+
+@pytest.fixture
+def two(group):
+    return group("fsdp", 2)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "root", "frozen", "kinked", "checkpointed"])
+def test_gathered_products_are_exact_and_touch_nothing(two, problem, dense, kind):
+    model, loss, data = problem()
+    if kind == "kinked":
+        model[1] = torch.nn.ReLU()
+    batch = tuple(t[:11] for t in data)  # 3 and 8 examples
+    matrix = dense(model, loss, batch)
+    if kind == "frozen":
+        matrix = matrix[model[0].weight.numel() :, model[0].weight.numel() :]
+    expected = torch.linalg.eigvalsh(matrix).flip(0)[:2]
+    result = _same([process[f"gathered {kind}"] for process in two])
+    assert torch.allclose(result["values"], expected, rtol=1e-10)
+    assert result["loss"] == pytest.approx(loss(model, batch).item(), rel=1e-12)
+    assert all(process[f"gathered {kind}"]["same"] for process in two)
+    for process, (a, b) in zip(two, [(0, 3), (3, 11)], strict=True):
+        own = loss(model, tuple(t[a:b] for t in data)).item()
+        assert process[f"gathered {kind}"]["trains on"] == pytest.approx(own, rel=1e-12)
+
+
+def test_gathered_products_that_fail_in_one_process_fail_in_all(two):
+    for process in two:
+        assert "process 1 of 2" in process["gathered fails"]["message"]
+        assert process["gathered nan"]["status"] == "non_finite"
+        assert process["gathered survived"]
+        assert process["gathered again"]["status"] == "ok"
+
+
+def test_gathered_products_of_another_function_are_refused(two):
+    # fully_shard casts to bfloat16 on the way to training's own loss
+    for process in two:
+        told = process["gathered half"]
+        assert told.get("status") == "unsupported" or told["error"] in ("NotTwiceDifferentiable", "Unmeasurable")
+        assert "another precision" in told.get("reason", "") + told.get("message", "")

@@ -35,6 +35,26 @@ def test_the_sharpness_is_that_of_the_batches_of_both_processes(found, problem, 
     assert found[0][strategy]["methods"] == [STRATEGIES[strategy]]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_change_of_the_loss_is_that_of_the_batches_of_both_processes(found, problem, dense, strategy):
+    model, loss, data = problem()
+    batch = tuple(t[:16] for t in data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    told = found[0][strategy]["values"]
+    assert sorted(told["loss_change"]) == [0, 2, 4]
+    for step in range(5):
+        h = dense(model, loss, batch)
+        optimizer.zero_grad()
+        before = loss(model, batch)
+        before.backward()
+        g = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+        optimizer.step()
+        if step in told["loss_change"]:
+            assert told["loss_change"][step] == pytest.approx((loss(model, batch) - before).item(), rel=1e-9)
+            assert told["update_sharpness"][step] == pytest.approx(float(g @ h @ g / (g @ g)), rel=1e-6)
+    assert set(found[0][strategy]["ways"]["loss_change_predicted"].values()) == {STRATEGIES[strategy]}
+
+
 def test_only_the_first_process_records(found):
     for strategy in STRATEGIES:
         assert found[0][strategy]["runs"] == 1

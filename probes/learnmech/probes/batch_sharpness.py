@@ -4,11 +4,11 @@ import math
 from collections import deque
 from typing import Any, ClassVar
 
-from learnmech.laws.statistics import inflation
 from learnmech.observables import Status
 from learnmech.probes.arguments import whole
 from learnmech.probes.curvature import NonFinite, Unmeasurable
 from learnmech.probes.curvature.stability import QuadraticModel
+from learnmech.probes.curvature.statistics.interval import error_of_mean
 from learnmech.probes.isolation import PureLoss
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.schedule import Schedule
@@ -27,16 +27,17 @@ class BatchSharpness(UpdateProbe):
         batch_sharpness = mean over batches of g'Hg / g'g,   batch_curvature = g'Hg,   batch_grad_sq_norm = g'g.
 
     In minibatch training it is this, not the largest eigenvalue, that settles at 2/eta. One batch per measurement; the
-    mean is over the last `window` measurements (`method` says how many), each at its own weights, and `stderr` is its
-    standard error from their scatter, widened where neighbours are correlated; below three measurements the status is
-    `undetermined`. The quotients scatter with a long tail: of windows of 16, two standard errors held the mean of 2000
-    batches in 85 to 88 of 100. The ratio of the means of the two parts is another average, 1 to 8 % apart; it can
-    be formed from what is stored.
+    mean is over the last `window` measurements, each at its own weights; while there are fewer, `reason` says how many.
+    `stderr` is from their scatter, such that the mean plus or minus 1.96 of it covers 95 %: the quotients are few, have
+    a long tail, and neighbours are correlated (`learnmech.probes.curvature.statistics.interval`). Below three
+    measurements the status is `undetermined`. The ratio of the means of the two parts is another average, 1 to 8 %
+    apart; it can be formed from what is stored.
 
     The batch is that of an update, at the weights before it. At the weights after it the number is another one: 47 %
     too small on a network with random labels near the end of its training (batches of 16 out of 512 examples), and
-    still 32 % too small for a batch that was used 20 steps ago. With accumulated gradients or several processes the
-    batch at hand is only a part of that of the update, and `method` says so: batch sharpness depends on batch size.
+    still 32 % too small for a batch that was used 20 steps ago. Under data parallelism the batch that the optimizer
+    uses is the union of those of all processes, and so is B here. With accumulated gradients the batch at hand is only
+    a part of that of the update, and `method` says so: batch sharpness depends on batch size.
 
     Costs one gradient and one product on its graph: about four gradients, five with differences. Memory: one copy of
     the weights from before the update until the measurement, the graph of one double backward, and two vectors of
@@ -78,20 +79,17 @@ class BatchSharpness(UpdateProbe):
         try:
             model, method = self.quadratic(self.applied(loss, view).before)
         except Unmeasurable as error:
-            return self._nothing(Status.UNSUPPORTED, str(error))
+            return self.nothing(Status.UNSUPPORTED, str(error))
         except NonFinite as error:
-            return self._nothing(Status.NON_FINITE, str(error))
+            return self.nothing(Status.NON_FINITE, str(error))
         if not model.finite:
-            return self._nothing(Status.NON_FINITE, "the gradient or a Hessian-vector product is NaN or infinite")
+            return self.nothing(Status.NON_FINITE, "the gradient or a Hessian-vector product is NaN or infinite")
         method += self.where(view)
         return [
             Measurement("batch_curvature", model.curvature, stderr=model.curvature_error, method=method),
             Measurement("batch_grad_sq_norm", model.square, method=method),
             self._mean(model, method),
         ]
-
-    def _nothing(self, status: Status, reason: str) -> list[Measurement]:
-        return [Measurement(name, None, status=status, reason=reason) for name in self.observables]
 
     def _mean(self, model: QuadraticModel, method: str) -> Measurement:
         """Return the mean over the window with its standard error."""
@@ -103,11 +101,11 @@ class BatchSharpness(UpdateProbe):
             return Measurement("batch_sharpness", None, status=Status.UNDETERMINED, reason=reason)
         values = [value for value, _ in self._quotients]
         mean = math.fsum(values) / n
-        method = f"{method}_window_of_{n}"
+        method = f"{method}_window_of_{self.window}"
         if n < ENOUGH:
             reason = f"{n} of at least {ENOUGH} measurements: there is no error bar yet"
             return Measurement("batch_sharpness", mean, status=Status.UNDETERMINED, reason=reason, method=method)
-        scatter = math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)) * inflation(values)
         # products that are off are off alike in every measurement: their error does not average out
-        systematic = max(error for _, error in self._quotients)
-        return Measurement("batch_sharpness", mean, stderr=math.sqrt(scatter + systematic**2), method=method)
+        error = math.hypot(error_of_mean(values), max(error for _, error in self._quotients))
+        reason = "" if n == self.window else f"the mean of the first {n} measurements"
+        return Measurement("batch_sharpness", mean, stderr=error, reason=reason, method=method)

@@ -12,10 +12,14 @@ def checked_budget(budget: float) -> float:
     """Return a budget that can be kept.
 
     Raises:
+        TypeError: It is not a number.
         ValueError: It is not a share from 0 to 1.
     """
+    said = f"budget is {budget!r}: expected a share of the run's time from 0 to 1, such as 0.01 for 1 %"
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise TypeError(said)
     if not 0 <= budget <= 1:
-        raise ValueError(f"budget is {budget!r}: expected a share of the run's time from 0 to 1, such as 0.01")
+        raise ValueError(said)
     return budget
 
 

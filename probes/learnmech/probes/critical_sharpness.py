@@ -41,8 +41,9 @@ class CriticalSharpness(UpdateProbe):
     s from the start, or does not rise as far as was looked, the value is a bound and the status `undetermined`. On a
     loss that rises, falls and rises again it is one of the crossings from below.
 
-    All evaluations are of one function: the same batch, random numbers and buffers. With accumulated gradients or
-    several processes the batch is a part of the update's, and `method` says so.
+    All evaluations are of one function: the same batch, random numbers and buffers. With several processes it is the
+    loss over the batches of all of them. With accumulated gradients the batch is a part of the update's, and `method`
+    says so.
 
     Costs 5 to 8 forward passes (5 on a quadratic), and half a one for the rounding: two to three gradients, no graph.
     Memory: one copy of the weights from before the update until the measurement, and three vectors of their size.

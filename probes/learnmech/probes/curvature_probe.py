@@ -1,6 +1,6 @@
 """What every probe of curvature does alike: products by the best method, smaller parts after running out of memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -8,11 +8,13 @@ from torch import Tensor
 
 from learnmech.observables import Status
 from learnmech.probes.curvature import Choice, NonFinite, Operator, Unmeasurable
-from learnmech.probes.curvature.operators.choice import DIFFERENCES, EXACT
-from learnmech.probes.curvature.processes import operator_of
+from learnmech.probes.curvature.departures import departures
+from learnmech.probes.curvature.objective import Objective
+from learnmech.probes.curvature.operators.choice import DIFFERENCES, EXACT, RECHECK
+from learnmech.probes.curvature.processes import objective_in, operator_on
 from learnmech.probes.isolation import PureLoss, Refusal
 from learnmech.probes.pieces import split
-from learnmech.probes.probe import BaseProbe, TrainingView
+from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.wire import Measurement
 
@@ -27,6 +29,11 @@ memory than a training step, where the whole batch needs three times as much (sm
 class CurvatureProbe(BaseProbe):
     """Measures something that needs products with the Hessian. A subclass defines `measured`.
 
+    On the batch of the step, at weights that have not seen it: after an update the weights have moved along the
+    gradient of its batch, and seen from there its sharpness was 0.82 to 1.03 of what it was. Under Lightning the batch
+    is known before the update; a `Recorder` is told afterwards, so that the weights from before are held (one copy) at
+    the steps of a measurement. A fixed batch is measured at rest, without a copy.
+
     When memory runs out, the batch is taken in parts from then on (with batch norm in training mode that is another
     function: `method` says so).
 
@@ -37,6 +44,7 @@ class CurvatureProbe(BaseProbe):
         name: Name, if there are two probes of this class.
     """
 
+    moment: ClassVar[Moment] = Moment.UNSEEN
     replays: ClassVar[bool] = True
     methods: ClassVar[tuple[str, ...]] = ("auto", EXACT, DIFFERENCES)
     """Gauss-Newton is another matrix: its numbers are never recorded as those of the Hessian."""
@@ -59,16 +67,34 @@ class CurvatureProbe(BaseProbe):
         """Forget an earlier run."""
         self.uses = 0
         self._choice = Choice(self.method)
-        self._told = ""
+        self._told: list[str] = []
+        self._departures = ""
         self._unsupported = 0
         self._parts = 1
+        self._held: Mapping[str, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave held weights out of copies and pickles."""
+        return self.__dict__ | {"_held": {}}
+
+    def prepare(self, view: TrainingView) -> None:
+        """Hold the weights from before the update."""
+        self._held = view.hold()
+
+    def places(self) -> list[tuple[str, str]]:
+        """List the observables and scopes that numbers of this probe go to."""
+        return [(name, "") for name in self.observables]
+
+    def nothing(self, status: Status, reason: str) -> list[Measurement]:
+        """Return a measurement without number for every place where a number would have gone."""
+        return [Measurement(name, None, scope=scope, status=status, reason=reason) for name, scope in self.places()]
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at the weights of `view`; the first measurement tells whether it was possible."""
         raise NotImplementedError(f"{type(self).__name__} does not define measured(loss, view)")
 
     def measure(self, view: TrainingView) -> list[Measurement]:
-        """Measure at the weights and batch of `view`.
+        """Measure on the batch of `view`, at its weights or at held ones, and let go of these.
 
         Raises:
             Refusal: There are no usable products.
@@ -76,13 +102,18 @@ class CurvatureProbe(BaseProbe):
         """
         try:
             # differences were asked for because training's own kernels are to be used
-            measurements = view.isolate(lambda loss: self.measured(loss, view), twice=self.method != DIFFERENCES)
+            work = self._choice.arithmetic.around(lambda loss: self.measured(loss, view))
+            measurements = view.isolate(work, twice=self.method != DIFFERENCES)
         except torch.OutOfMemoryError:
             self._parts *= FINER  # next time
             raise
         except (Unmeasurable, NonFinite) as error:
             status = Status.NON_FINITE if isinstance(error, NonFinite) else Status.UNSUPPORTED
-            measurements = [Measurement(name, None, status=status, reason=str(error)) for name in self.observables]
+            measurements = self.nothing(status, str(error))
+        finally:
+            self._held = {}
+        if self.uses % RECHECK == 0:
+            self._departures = departures(view.model, view.parameters)
         self.uses += 1
         first = measurements[0] if measurements else None
         unsupported = first is not None and first.status is Status.UNSUPPORTED
@@ -92,9 +123,9 @@ class CurvatureProbe(BaseProbe):
         return measurements
 
     def notice(self) -> str:
-        """Return why a better method was passed over, once."""
-        earlier, self._told = self._told, self._choice.reason
-        return self._told if self._told != earlier else ""
+        """Return why a better method was passed over, and what else there is to know of the numbers, once."""
+        earlier, self._told = self._told, [self._choice.reason, self._choice.arithmetic.reason, self._departures]
+        return "; ".join(reason for reason in self._told if reason and reason not in earlier)
 
     def batch_of(self, view: TrainingView) -> Any:
         """Return the batch to measure on."""
@@ -104,10 +135,19 @@ class CurvatureProbe(BaseProbe):
         """Return the batch in as many parts as memory asks for."""
         return [batch] if self._parts == 1 else split(batch, self._parts)
 
-    def operator(self, loss: PureLoss, batch: Any, scale: Sequence[Tensor] | None = None) -> Operator:
+    def operator(
+        self, loss: PureLoss, batch: Any, scale: Sequence[Tensor] | None = None, choice: Choice | None = None
+    ) -> Operator:
         """Return the Hessian of the loss on a batch, S H S if a scale is given, by the method that works."""
-        return operator_of(loss, self.parts(batch), self._choice, scale=scale, retain=self._parts == 1)
+        return self.operator_on(objective_in(loss, self.parts(batch), held=self._held), scale, choice)
+
+    def operator_on(
+        self, objective: Objective, scale: Sequence[Tensor] | None = None, choice: Choice | None = None
+    ) -> Operator:
+        """Return the Hessian of an objective, by the method that works."""
+        return operator_on(objective, choice or self._choice, scale=scale, retain=self._parts == 1)
 
     def method_of(self, operator: Operator) -> str:
         """Return how a number came about, as it is recorded."""
-        return operator.method if self._parts == 1 else f"{operator.method}_in_{self._parts}_parts"
+        method = operator.method + self._choice.arithmetic.suffix
+        return method if self._parts == 1 else f"{method}_in_{self._parts}_parts"

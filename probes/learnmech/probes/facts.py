@@ -40,6 +40,8 @@ class Facts:
     def __init__(self, declared_full_batch: bool | None, dataset_size: int | None) -> None:
         self.dataset_size = dataset_size
         self.full_batch: float | None = None
+        self.examples: int | None = None
+        """Examples of the last batch or micro-batch."""
         self._watch = FullBatch(declared_full_batch, dataset_size)
         self._changes = Changes()
         self._last: tuple[object, ...] = ()
@@ -47,6 +49,7 @@ class Facts:
     def changed(self, update: Update) -> list[Measurement]:
         """Return the measurements to record: those of facts that changed with this update."""
         self.full_batch = self._watch.observe(update.batch, update.micro_examples, update.accumulation)
+        self.examples = update.micro_examples
         now = (update.examples, update.accumulation, self.full_batch)
         if now == self._last:
             return []

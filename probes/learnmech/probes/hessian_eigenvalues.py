@@ -78,8 +78,8 @@ class HessianEigenvalues(UpdateProbe):
         )
         if max_products < max(k, smallest):
             raise ValueError(
-                f"HessianEigenvalues(max_products={max_products!r}): expected at least one for each eigenvalue, "
-                f"{max(k, smallest)}, and ten times that to converge"
+                f"HessianEigenvalues(k={k}, smallest={smallest}, max_products={max_products}): expected at least one "
+                f"product for each eigenvalue, {max(k, smallest)}, and ten times that to converge"
             )
         super().__init__(schedule, batch=batch, method=method, name=name)
         self.k = k
@@ -96,16 +96,20 @@ class HessianEigenvalues(UpdateProbe):
         """Leave eigenvectors and held weights out of copies and pickles: they are as large as the model."""
         return super().__getstate__() | {"_starts": {}}
 
+    def places(self) -> list[tuple[str, str]]:
+        """List the observables and scopes that numbers of this probe go to."""
+        ends = (("hessian_eigenvalue", self.k), ("hessian_eigenvalue_smallest", self.smallest))
+        ranks = [(name, str(rank)) for name, count in ends for rank in range(1, count + 1)]
+        return [*ranks, ("gradient_alignment", f"top_{self.k}")]
+
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at w_(t+1), with w_t held."""
         objective = self.applied(loss, view).before
         while True:
             try:
-                operator = self.operator_of(objective)
+                operator = self.operator_on(objective)
             except Unmeasurable as error:
-                return [
-                    Measurement(name, None, status=Status.UNSUPPORTED, reason=str(error)) for name in self.observables
-                ]
+                return self.nothing(Status.UNSUPPORTED, str(error))
             try:
                 found = self._both_ends(operator, self.method_of(operator) + self.where(view))
             finally:
@@ -117,7 +121,7 @@ class HessianEigenvalues(UpdateProbe):
         top = self._end("hessian_eigenvalue", operator, min(self.k, operator.space.dimension))
         found = _eigenvalues("hessian_eigenvalue", top, method, self.tol)
         if not len(top.vectors):
-            return found
+            return self.nothing(top.status, top.reason)
         if self.smallest:
             few = min(self.smallest, operator.space.dimension)
             bottom = self._end("hessian_eigenvalue_smallest", operator, few, which="smallest")

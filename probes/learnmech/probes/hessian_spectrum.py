@@ -32,8 +32,7 @@ class HessianSpectrum(CurvatureProbe):
 
     Costs `vectors` times `steps` products and vectors of memory, and `samples` products more. Where products are too
     inexact for such statistics (differences of gradients on ReLU networks or in half precision), the status is
-    `undetermined`. Double backward under bfloat16 autocast serves: trace and norm came out within 1 % of float32's,
-    which may be more than `stderr`, because the loss so computed is another function.
+    `undetermined`.
 
     Args:
         schedule: When to measure, such as `every(500)`; None leaves it to the budget.
@@ -67,8 +66,12 @@ class HessianSpectrum(CurvatureProbe):
         self.vectors = whole(self, "vectors", vectors, 1, VECTORS)
         self.steps = whole(self, "steps", steps, 2, STEPS)
         self.samples = whole(self, "samples", samples, 0, SAMPLES)
-        if samples == 1:
+        if self.samples == 1:
             raise ValueError(f"HessianSpectrum(samples={samples!r}): expected 0, or 2 or more, such as {SAMPLES}")
+
+    def places(self) -> list[tuple[str, str]]:
+        """List the observables and scopes that numbers of this probe go to."""
+        return [("hessian_trace", ""), ("hessian_frobenius", ""), *(("hessian_quantile", p) for p in PROBABILITIES)]
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at the weights of `view`."""
@@ -94,7 +97,7 @@ class HessianSpectrum(CurvatureProbe):
             _measurement("hessian_frobenius", found.frobenius, found.frobenius_error, found, whole),
         ]
         if not found.readings:
-            return [*result, _measurement("hessian_quantile", math.nan, math.nan, found, method)]
+            return [*result, *self.nothing(found.status, found.reason)[len(result) :]]
         bands = found.quantiles([float(p) for p in PROBABILITIES])
         quadrature = f"{method}_lanczos_{plan}"
         return result + [_quantile(p, band, found, quadrature) for p, band in zip(PROBABILITIES, bands, strict=True)]

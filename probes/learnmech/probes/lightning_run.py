@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from learnmech.probes.beside import engine_beside
 from learnmech.probes.context import WAITS, describe, waits_for_others
 from learnmech.probes.distributed import Peers, companions, is_sharded
 from learnmech.probes.distributed.fsdp import SHARDED
@@ -17,6 +18,7 @@ from learnmech.probes.isolation import FunctionSource, Refusal, Source, Training
 from learnmech.probes.pieces import count
 from learnmech.probes.run import new_run, open_mailbox
 from learnmech.probes.self_test import SelfTest
+from learnmech.probes.watching import expect
 from learnmech.probes.writer import Mailbox, Nowhere, Writer
 
 if TYPE_CHECKING:
@@ -104,6 +106,8 @@ class Attempt:
         self._losses: list[Tensor] = []
         self._examples: list[int | None] = []
         self._seen_gradient = False
+        self._batch: Any = None
+        self._accumulation = 0
 
     def progress(self) -> dict[str, Any]:
         """Return the identity of the run and how far it is: plain values only."""
@@ -114,11 +118,16 @@ class Attempt:
     def batch_start(self, trainer: Any, module: nn.Module, batch: Any, index: int) -> None:
         """Measure at rest, at the first micro-batch of an update, from step 1 on."""
         step = trainer.global_step
+        self._batch = batch
         if step == self._step:
             return
         self._step, self._losses, self._examples, self._seen_gradient = step, [], [], False
+        if trainer.accumulate_grad_batches != self._accumulation:  # a schedule may change it
+            self._accumulation = trainer.accumulate_grad_batches
+            self.engine.expect(self._accumulation)
         if step > 0:  # kernels are chosen by the training itself first
-            self.engine.at_rest(step, batch, count(batch), lambda: self._source(trainer, module, index))
+            self.engine.at_rest(step, batch, lambda: self._source(trainer, module, index))
+        self.engine.before_backward(step)
 
     def _source(self, trainer: Any, module: nn.Module, index: int) -> Source:
         if self._loss is None:
@@ -126,12 +135,17 @@ class Attempt:
         return FunctionSource(module, self._loss, trainer.optimizers, lambda: _precision_context(trainer))
 
     def after_backward(self, trainer: Any) -> None:
-        """Finish the self-test with the gradient of the first micro-batch."""
-        self.engine.after_backward(self._step, lambda: float(_loss_scale(trainer)) / trainer.accumulate_grad_batches)
+        """Count the micro-batch; finish the self-test with the gradient of the first one."""
+        batch, self._batch = self._batch, None
+
+        def factor() -> float:
+            return float(_loss_scale(trainer)) / int(trainer.accumulate_grad_batches)
+
+        self.engine.after_backward(self._step, batch, factor)
 
     def before_optimizer_step(self, trainer: Any, optimizer: torch.optim.Optimizer) -> None:
         """Prepare the measurement of the update; a closure that is called several times counts once."""
-        if self._seen_gradient or self._beside:
+        if self._seen_gradient:
             return
         self._seen_gradient = True
         # a fused optimizer takes the loss scale out of the gradient itself, later
@@ -140,8 +154,6 @@ class Attempt:
 
     def batch_end(self, trainer: Any, module: nn.Module, outputs: Any, batch: Any, index: int) -> None:
         """Count a micro-batch; measure the update if it was the last of one."""
-        if self._beside:
-            return
         automatic = trainer.lightning_module.automatic_optimization
         divided = trainer.accumulate_grad_batches if automatic else 1
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -151,10 +163,13 @@ class Attempt:
         self.engine.disarm()
         if trainer.global_step == self._step:
             return
-        known = [number for number in self._examples if number is not None]
-        total = sum(known) * trainer.world_size if known and len(known) == len(self._examples) else None
-        mean = torch.stack(self._losses).mean() if self._losses else None
-        update = Update(mean, batch, total, self._examples[-1], len(self._examples))
+
+        def update() -> Update:
+            known = [number for number in self._examples if number is not None]
+            total = sum(known) * trainer.world_size if known and len(known) == len(self._examples) else None
+            mean = torch.stack(self._losses).mean() if self._losses else None
+            return Update(mean, batch, total, self._examples[-1], len(self._examples))
+
         self.engine.after_update(self._step, update, lambda: self._source(trainer, module, index))
 
     def end(self, exception: BaseException | None) -> None:
@@ -201,8 +216,8 @@ def begin(
         logger.info("learnmech measures nothing under Trainer(barebones=True)")
         return None
     step = trainer.global_step
-    # with several processes a replayed training_step could enter collectives of its own: the loss must be given
-    peers = None if monitor.loss is None else companions(trainer.strategy.model)
+    peers = companions(trainer.strategy.model)
+    expect(monitor.probes, trainer.accumulate_grad_batches, 1 if peers is None else peers.size)
     if trainer.global_rank != 0:
         return _begin_beside(monitor, trainer, module, progress, peers)
     goes_on = bool(progress.get("run_id")) and (loaded or step >= int(progress.get("step", 0)) > 0)
@@ -228,19 +243,23 @@ def begin(
         monitor.probes,
         writer,
         budget=monitor.budget,
+        foresees=True,
         declared_full_batch=monitor.full_batch,
         dataset_size=monitor.dataset_size or _dataset_size(trainer),
         start_step=step,
         self_test=SelfTest(precise=precise) if monitor.loss is None else None,
+        # a replayed training_step could enter collectives of its own: for several processes the loss must be given
+        shares_loss=monitor.loss is not None,
         precise=precise,
         strict=monitor.strict,
     )
-    joined = engine.join(peers)
+    if not engine.join(peers):
+        if peers is not None:
+            expect(monitor.probes, 1, 1)
+    elif monitor.loss is not None:
+        refusal = SHARDED if is_sharded(module) else ""
     writer.tell("run_started", step, f"attempt {attempt} from step {step}", attempt=attempt)
-    if joined:
-        if is_sharded(module):
-            engine.refuse_alone(step, SHARDED)
-    elif refusal:
+    if refusal:
         engine.refuse_replays(step, refusal)
     identity = {"version": 1, "run_id": run.id, "created": run.created, "attempt": attempt}
     return Attempt(engine, identity, monitor.loss)
@@ -250,18 +269,18 @@ def _begin_beside(
     monitor: "MechanicsMonitor", trainer: Any, module: nn.Module, progress: Mapping[str, Any], peers: Peers | None
 ) -> Attempt | None:
     """Take part, in a process that does not record, in what all processes measure together."""
-    if peers is None:
-        return None
-    engine = Engine(
+    engine = engine_beside(
         module,
         trainer.optimizers,
-        [probe for probe in monitor.probes if getattr(probe, "collective", False)],
-        Writer(Nowhere()),
+        monitor.probes,
+        peers,
         budget=monitor.budget,
+        foresees=True,
+        shares_loss=monitor.loss is not None,
         start_step=trainer.global_step,
         strict=monitor.strict,
     )
-    return Attempt(engine, progress, monitor.loss, beside=True) if engine.join(peers) else None
+    return None if engine is None else Attempt(engine, progress, monitor.loss, beside=True)
 
 
 def _trainer_context(trainer: Any) -> dict[str, Any]:

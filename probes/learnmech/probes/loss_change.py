@@ -35,9 +35,9 @@ class LossChange(UpdateProbe):
       s = -eta G, it is eta/2 times the batch sharpness; it holds for any optimizer.
 
     All are on one function: the same batch, random numbers (which training would draw next: the masks of dropout are
-    not those that the update saw) and buffers. With accumulated gradients or several processes the batch at hand is
-    only a part of what the update was made from, and `method` says so (`..._on_8_of_32_examples`): the numbers are
-    right for this part, but s does not follow its gradient alone.
+    not those that the update saw) and buffers. With several processes it is the loss over the batches of all of them.
+    With accumulated gradients the batch at hand is only a part of what the update was made from, and `method` says so
+    (`..._on_8_of_32_examples`): the numbers are right for this part, but s does not follow its gradient alone.
 
     Error bars: of `loss_change` the rounding of two losses, as measured by their scatter; of the others the rounding of
     gradients and products, or the error that differences of gradients state of themselves. What the quadratic

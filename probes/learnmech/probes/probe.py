@@ -22,6 +22,9 @@ class Moment(enum.StrEnum):
     """Between updates: the weights w_t and a batch; recorded at step t."""
     UPDATE = "update"
     """Across an update: prepared at w_t with its gradient, measured at w_(t+1); recorded at step t."""
+    UNSEEN = "unseen"
+    """At weights w_t that have not seen the batch yet: at rest where the trainer tells the batch before it is used,
+    across its update, at copies of w_t, where it is told afterwards; recorded at step t."""
 
 
 class Isolate(Protocol):
@@ -49,18 +52,25 @@ class TrainingView:
         batch: The batch about to be used (Lightning) or just used (Recorder).
         examples: How many examples it holds, where that can be told.
         used: True if the weights have just been updated with this batch, so that its noise is in them.
+        update_examples: Examples of the whole update, in all micro-batches and processes, where they can be counted.
         micro_batches: How many micro-batches the update accumulated; `batch` is the last of them.
         isolate: Runs work on a pure loss of the model; the only way to evaluate it. After an update the model holds the
             new weights; `PureLoss.at` evaluates at others.
-        gradients: The complete gradient of the step by name, while there is one; None otherwise.
+        complete: True if the parameters hold the complete gradient of the step.
+        gradients: This gradient by name; None otherwise, or where it is sharded over processes.
         gradient_method: How the gradient was seen, if not before clipping.
         gradient_scale: What the gradient is still multiplied by (a loss scale not yet taken out).
         loss: The loss of the step as the trainer computed it.
         hyperparameters: Learning rate, weight decay, ... in force for each measured tensor, by its name.
+        hold: Copies the weights (this process's part of them), by name; once for all probes that ask at this moment.
         defer: Takes tensors to read without waiting for the device, and a function from their elements to measurements.
         full_batch: 1.0 if every step sees the same whole training set, 0.0 if not, None if it is not known yet.
         dataset_size: Number of training examples, where known.
         precise: False where half-precision arithmetic is in the training step.
+        together: True if all processes that train the model measure now, each with its own batch.
+        process: Number of this process among those that measure now, from 0.
+        processes: How many they are.
+        total: Adds up a vector over these processes, in place; all of them call it, in `measure`.
     """
 
     step: int
@@ -69,10 +79,13 @@ class TrainingView:
     parameters: Mapping[str, Tensor]
     isolate: Isolate
     defer: Callable[[Sequence[Tensor], Callable[[list[float]], list[Measurement]]], None]
+    hold: Callable[[], Mapping[str, Tensor]] = dict
     batch: Any = None
     examples: int | None = None
     used: bool = False
+    update_examples: int | None = None
     micro_batches: int = 1
+    complete: bool = False
     gradients: Mapping[str, Tensor] | None = None
     gradient_method: str = ""
     gradient_scale: Tensor | float = 1.0
@@ -81,6 +94,10 @@ class TrainingView:
     full_batch: float | None = None
     dataset_size: int | None = None
     precise: bool = True
+    together: bool = False
+    process: int = 0
+    processes: int = 1
+    total: Callable[[Tensor], Tensor] = field(default=lambda vector: vector)
 
 
 @runtime_checkable
@@ -114,6 +131,8 @@ class BaseProbe:
     moment: ClassVar[Moment] = Moment.AT_REST
     replays: ClassVar[bool] = False
     """True if it evaluates the loss, so that a training step that cannot be replayed rules it out."""
+    collective: ClassVar[bool] = False
+    """True if all processes that train the model can measure it together."""
 
     def __init__(self, schedule: Schedule | None = None, *, name: str | None = None) -> None:
         if schedule is not None and not isinstance(schedule, Schedule):

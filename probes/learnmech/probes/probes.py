@@ -1,7 +1,7 @@
 """The probes of a run: the default set, and what a user's list must satisfy."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from learnmech.probes.gradient_noise import GradientNoiseScale
@@ -23,6 +23,11 @@ def probe_set(probes: Iterable[Probe] | None) -> list[Probe]:
         TypeError: Something is not a probe.
         ValueError: Two probes have one name.
     """
+    if probes is not None and (isinstance(probes, str | Mapping) or not isinstance(probes, Iterable)):
+        came, example = repr(probes), "[Sharpness(every(20)), WeightDynamics()]"
+        if isinstance(probes, Probe):
+            came, example = f"one {type(probes).__name__}", f"[{type(probes).__name__}(...)]"
+        raise TypeError(f"probes is {came}; expected a list of probes, such as {example}")
     found = default_probes() if probes is None else list(probes)
     for probe in list[Any](found):
         if isinstance(probe, type) or not isinstance(probe, Probe):

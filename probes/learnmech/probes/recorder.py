@@ -8,9 +8,11 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from learnmech.probes.arguments import whole
+from learnmech.probes.beside import engine_beside
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.context import WAITS, describe, distributed, waits_for_others
-from learnmech.probes.distributed import Peers, companions, is_sharded
+from learnmech.probes.distributed import companions, is_sharded
 from learnmech.probes.distributed.fsdp import SHARDED
 from learnmech.probes.engine import AT_STEP, Engine
 from learnmech.probes.facts import Update
@@ -20,7 +22,8 @@ from learnmech.probes.pieces import count
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK, new_run, open_mailbox
-from learnmech.probes.writer import Nowhere, Writer
+from learnmech.probes.watching import expect
+from learnmech.probes.writer import Writer
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -48,6 +51,8 @@ class Recorder:
     failure of a measurement reaches the loop. What is wrong with the arguments is raised, at once. In distributed
     training give every process a recorder: curvature is that of the loss over the batches of all processes, measured by
     all of them at the same steps; everything else is measured by rank 0, on its own batches, and only rank 0 records.
+    Curvature of the batch of an update is measured after it, at copies of the weights from before it (one copy, at
+    these steps): the new weights have moved along the gradient of this very batch.
     `loss_fn` must not enter a collective then, except those of `fully_shard`.
 
     Args:
@@ -90,8 +95,7 @@ class Recorder:
     ) -> None:
         if not callable(loss_fn):
             raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
-        if accumulation < 1:
-            raise ValueError(f"accumulation is {accumulation!r}; expected the micro-batches per update, from 1 on")
+        whole("Recorder", "accumulation", accumulation, 1, 1)
         self.step = 0
         self._wrapped = model
         self._model = unwrapped(model)
@@ -130,8 +134,12 @@ class Recorder:
         rank, world_size = distributed()
         peers = companions(self._wrapped)
         self._processes = 1 if peers is None else peers.size  # each of them has a batch like this one's
+        expect(self._probes, self._accumulation, self._processes)
+        common: Any = {"budget": self._budget, "foresees": False, "start_step": self.step, "strict": self._strict}
         if rank != 0:
-            self._begin_beside(peers)
+            self._engine = engine_beside(self._model, [self._optimizer], self._probes, peers, **common)
+            self._beside = self._engine is not None
+            self._watch_updates()
             return
         run, project, tags = self._identity
         context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
@@ -157,40 +165,27 @@ class Recorder:
             [self._optimizer],
             self._probes,
             writer,
-            budget=self._budget,
             declared_full_batch=self._full_batch,
             dataset_size=self._dataset_size,
-            start_step=self.step,
-            strict=self._strict,
+            **common,
         )
-        joined = self._engine.join(peers)
+        if not self._engine.join(peers) and peers is not None:
+            expect(self._probes, 1, 1)  # the gradient is a mean over processes of which one alone knows its own part
         writer.tell("run_started", self.step, f"attempt {self._attempt} from step {self.step}", attempt=self._attempt)
         if waits_for_others(self._model):
             self._engine.refuse_replays(self.step, WAITS)
         elif is_sharded(self._model):
-            refuse = self._engine.refuse_alone if joined else self._engine.refuse_replays
-            refuse(self.step, SHARDED)
+            self._engine.refuse_replays(self.step, SHARDED)
+        self._watch_updates()
+
+    def _watch_updates(self) -> None:
+        if self._engine is None:
+            return
         if hasattr(self._optimizer, "register_step_pre_hook"):
             self._hook = self._optimizer.register_step_pre_hook(self._before_step)
         else:
             self._prepare_next()
-
-    def _begin_beside(self, peers: Peers | None) -> None:
-        """Take part, in a process that does not record, in what all processes measure together."""
-        probes = [probe for probe in self._probes if getattr(probe, "collective", False)]
-        if peers is None:
-            return
-        engine = Engine(
-            self._model,
-            [self._optimizer],
-            probes,
-            Writer(Nowhere()),
-            budget=self._budget,
-            start_step=self.step,
-            strict=self._strict,
-        )
-        if engine.join(peers):
-            self._engine, self._beside = engine, True
+        self._engine.before_backward(self.step)
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See weights, gradient and hyperparameters of an update right before it is made."""
@@ -222,8 +217,9 @@ class Recorder:
         Args:
             batch: The batch or micro-batch.
         """
-        if self._engine is None or self._beside:
+        if self._engine is None:
             return
+        self._engine.after_backward(self.step, batch)
         self._micro_batches.append(count(batch))
         self._prepare(gradients=True)
 
@@ -238,21 +234,20 @@ class Recorder:
         if engine is None:
             self.step += 1
             return
-        examples = count(batch)
-        if self._beside:
-            self.step += 1
-            engine.at_rest(self.step, batch, examples, self._source, used=True)
-            return
-        update = self._update(batch, examples, loss)
-        engine.after_update(self.step, update, self._source, gradients=not self._prepared)
+        engine.after_update(self.step, lambda: self._update(batch, loss), self._source, gradients=not self._prepared)
+        if len(self._micro_batches) > self._accumulation and not engine.joined:
+            self._accumulation = len(self._micro_batches)
+            engine.expect(self._accumulation)
         self._micro_batches, self._prepared = [], False
         self.step += 1
         if self._hook is None:
             self._prepare_next()
-        engine.at_rest(self.step, batch, examples, self._source, used=True)
+        engine.at_rest(self.step, batch, self._source)
+        engine.before_backward(self.step)
 
-    def _update(self, batch: Any, examples: int | None, loss: Tensor | float | None) -> Update:
+    def _update(self, batch: Any, loss: Tensor | float | None) -> Update:
         detached = loss.detach() if isinstance(loss, Tensor) else loss
+        examples = count(batch)
         accumulation = max(len(self._micro_batches), self._accumulation)
         if len(self._micro_batches) > 1:
             known = [number for number in self._micro_batches if number is not None]

@@ -6,12 +6,17 @@ then change the training, and what is measured would not be the Hessian or the g
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from learnmech.probes.isolation import PureLoss, Refusal, Source, isolated
+from learnmech.probes.distributed import Peers
+from learnmech.probes.distributed.isolation import isolated_together
+from learnmech.probes.isolation import PureLoss, Refusal, Source
+from learnmech.probes.pieces import count
+from learnmech.probes.self_test import Verdict
 
 TOLERANCE = 1e-5
 """Relative difference that counts as rounding: sums in another order differ by 1e-6 in float32, and a factor
@@ -20,33 +25,63 @@ that grew by 0.001 with each call changed the loss by 6e-5."""
 REMEDY = "Keep that state in the model or its attributes, or leave it alone while learnmech.probes.is_probing()."
 
 
-def unrepeatable(source: Callable[[], Source], batch: Any) -> str | None:
-    """Evaluate the loss twice and compare.
+class Repeatability:
+    """Evaluates the loss twice and compares.
+
+    While the verdict is pending, another batch must tell: the loss was not finite, or it raised.
 
     Args:
-        source: Makes the source of the loss.
-        batch: A batch.
+        peers: The processes that all make the test, each on its own batch, with one verdict; None: this one alone.
 
-    Returns:
-        Why it cannot be measured, '' if it can, None if another batch must tell: the loss is not finite, or it
-        raises, which each probe meets next and records.
+    Attributes:
+        verdict: How the test stands.
+        reason: Why it failed, as a sentence.
     """
 
-    def work(loss: PureLoss) -> tuple[float, float]:
-        with torch.no_grad():
-            return float(loss(batch)), float(loss(batch))
+    def __init__(self, peers: Peers | None = None) -> None:
+        self.waits = False
+        self.error = math.nan
+        self.verdict = Verdict.PENDING
+        self.reason = ""
+        self._peers = peers
 
-    try:
-        first, second = isolated(source(), work, batch)
-    except Refusal as refusal:
-        return str(refusal)
-    except Exception:  # noqa: BLE001 (a loss function may raise anything)
-        return None
-    if not (math.isfinite(first) and math.isfinite(second)):
-        return None
-    if math.isclose(first, second, rel_tol=TOLERANCE):
-        return ""
-    return (
-        f"Two evaluations of the loss at the same weights, batch and random numbers gave {first:.6g} and {second:.6g}: "
-        f"it has state that a measurement cannot put back. {REMEDY}"
-    )
+    def arm(self, source: Source, batch: Any) -> None:
+        """Make the test.
+
+        Raises:
+            Refusal: The two evaluations differ, in some process, or the model cannot be isolated.
+        """  # noqa: DOC502 (raised by `_same`)
+
+        def work(loss: PureLoss) -> bool:
+            with torch.no_grad():
+                first, second = float(loss(batch)), float(loss(batch))
+            unknown = 0.0 if count(batch) == 0 else float(not (math.isfinite(first) and math.isfinite(second)))
+            if self._peers is not None:
+                unknown = float(self._peers.counted(lambda: _same(first, second), values=lambda _: [unknown])[1])
+            else:
+                _same(first, second)
+            return unknown == 0.0
+
+        if isolated_together(source, work, batch, peers=self._peers):
+            self.verdict = Verdict.PASSED
+
+    def check(self, parameters: Mapping[str, Tensor], factor: float = 1.0) -> Verdict:  # noqa: ARG002 (as ReplayTest)
+        """Return the verdict: the test is made in one go."""
+        return self.verdict
+
+    def disarm(self) -> None:
+        """Do nothing: the test is made in one go."""
+
+    def fail(self, reason: str) -> None:
+        """Decide against the loss for a reason found elsewhere."""
+        self.verdict, self.reason = Verdict.FAILED, reason
+
+
+def _same(first: float, second: float) -> None:
+    finite = math.isfinite(first) and math.isfinite(second)
+    if finite and not math.isclose(first, second, rel_tol=TOLERANCE):
+        raise Refusal(
+            f"Two evaluations of the loss at the same weights, batch and random numbers gave {first:.6g} and "
+            f"{second:.6g}: it has state that a measurement cannot put back.",
+            REMEDY,
+        )

@@ -6,26 +6,25 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 
-from learnmech.observables import get
 from learnmech.probes.budget import Governor
-from learnmech.probes.distributed import PeerFailed, Peers
+from learnmech.probes.checked import checked
+from learnmech.probes.distributed.failures import error_of, kind_of
 from learnmech.probes.health import LIMIT, Health
-from learnmech.probes.isolation import Refusal, Skip, Source
-from learnmech.probes.isolation.silence import REMEDY
+from learnmech.probes.isolation import Refusal, Skip
 from learnmech.probes.probe import Moment, Probe, TrainingView
-from learnmech.probes.self_test import SelfTest, Verdict
 from learnmech.probes.stopwatch import Stopwatch
 from learnmech.probes.writer import Writer
 from learnmech.wire import Measurement, Status
 
-logger = logging.getLogger("learnmech.probes")
+if TYPE_CHECKING:
+    from learnmech.probes.distributed import Peers
 
-SELF_TEST = "self-test"
+logger = logging.getLogger("learnmech.probes")
 
 FARTHEST = 1e6
 """Steps ahead that a measurement is planned at most."""
@@ -34,14 +33,14 @@ TRACE = 4000
 """Characters of a traceback kept in the event of a failure."""
 
 
-def moment_of(probe: Probe) -> Moment:
-    """Return when a probe measures; one that does not say so measures at rest."""
-    return Moment(getattr(probe, "moment", Moment.AT_REST))
-
-
 def replays(probe: Probe) -> bool:
     """Tell whether a probe says that it evaluates the loss."""
     return bool(getattr(probe, "replays", False))
+
+
+def collective(probe: Probe) -> bool:
+    """Tell whether a probe can be measured by all processes together."""
+    return bool(getattr(probe, "collective", False))
 
 
 class Runner:
@@ -53,6 +52,7 @@ class Runner:
         governor: Decides about probes without a schedule.
         start_step: First step of this attempt.
         device: Where the model lives.
+        foresees: True if a batch is known before the update that it is used for.
         strict: True to raise failures as well; for tests.
     """
 
@@ -64,6 +64,7 @@ class Runner:
         *,
         start_step: int,
         device: torch.device,
+        foresees: bool,
         strict: bool,
     ) -> None:
         self.probes = probes
@@ -73,19 +74,24 @@ class Runner:
         """Seconds of host time in probes."""
         self.peers: Peers | None = None
         """The processes that measure together with this one."""
+        self.shares_loss = True
+        """Whether processes may evaluate the loss together."""
+        self.gone: set[str] = set()  # probes that have been switched off in all processes
         self._next: dict[str, int] = {}
         self._last: dict[str, tuple[int, float]] = {}
         self._writer = writer
         self._device = device
+        self._foresees = foresees
         self._strict = strict
         self._running: list[tuple[str, float, Stopwatch]] = []
         self._since: dict[str, int] = {}
         self._start_step = start_step
         self._begin = time.perf_counter()
-        self._by_moment = {moment: [p for p in probes if moment_of(p) is moment] for moment in Moment}
+        self._unready: dict[str, Exception] = {}
+        self._unarmed: dict[str, Exception] = {}
         for probe in probes:
             # weights at rest are first seen after an update: step 0 is not made up for at step 1
-            self._since[probe.name] = start_step if moment_of(probe) is Moment.AT_REST else start_step - 1
+            self._since[probe.name] = start_step if self.moment_of(probe) is Moment.AT_REST else start_step - 1
             governor.open(probe.name, governed=probe.schedule is None)
             reset: Callable[[], None] | None = getattr(probe, "reset", None)
             if reset is not None:
@@ -98,10 +104,19 @@ class Runner:
 
     def due(self, moment: Moment, step: int) -> list[Probe]:
         """List the probes that are due at a moment of a step."""
-        return [probe for probe in self._by_moment[moment] if self._is_due(probe, step)]
+        return [probe for probe in self.probes if self.moment_of(probe) is moment and self._is_due(probe, step)]
+
+    def moment_of(self, probe: Probe) -> Moment:
+        """Return when a probe measures in this run; one that does not say so measures at rest."""
+        moment = Moment(getattr(probe, "moment", Moment.AT_REST))
+        if moment is Moment.UNSEEN:  # a batch of the probe's own is not that of any update
+            unseen = self._foresees or getattr(probe, "batch", None) is not None
+            return Moment.AT_REST if unseen else Moment.UPDATE
+        return moment
 
     def _is_due(self, probe: Probe, step: int) -> bool:
-        if not self.health.well(probe.name):
+        # whether others count on it does not depend on what has happened to it here
+        if probe.name in self.gone if self.together(probe) else not self.health.well(probe.name):
             return False
         if probe.schedule is None and self.together(probe):
             return self.governor.budget > 0 and step >= self._next.get(probe.name, 0)
@@ -111,8 +126,26 @@ class Runner:
 
     def together(self, probe: Probe) -> bool:
         """Tell whether all processes measure this probe together."""
-        wanted = bool(getattr(probe, "collective", False))
-        return self.peers is not None and wanted and moment_of(probe) is Moment.AT_REST
+        return self.peers is not None and self.shares(probe)
+
+    def shares(self, probe: Probe) -> bool:
+        """Tell whether all processes measure this probe together once they have met."""
+        return collective(probe) and (self.shares_loss or not replays(probe))
+
+    def arm(self, probe: Probe, view: TrainingView) -> bool:
+        """Let a probe watch the backward passes that come next; tell whether it does."""
+        self._unarmed.pop(probe.name, None)
+        with self._caught(probe, view.step) as outcome:
+            arm: Callable[[TrainingView], None] = getattr(probe, "arm")  # noqa: B009 (not of all probes)
+            try:
+                with self._charged(probe, new=False):
+                    arm(view)
+            except Exception as error:
+                if not self.together(probe):
+                    raise
+                self._unarmed[probe.name] = _told(error)
+            outcome.append(True)
+        return bool(outcome)
 
     def prepare(self, probe: Probe, view: TrainingView, *, again: bool = False) -> bool:
         """Let a probe look at the weights before an update; tell whether it is ready to measure.
@@ -122,34 +155,47 @@ class Runner:
             view: The weights w_t and their gradient.
             again: True if it looked at this update before, at an earlier micro-batch.
         """
+        self._unready.pop(probe.name, None)
+        if probe.name in self._unarmed:
+            self._unready[probe.name] = self._unarmed[probe.name]
+            return True
         with self._caught(probe, view.step) as outcome:
             prepare: Callable[[TrainingView], None] | None = getattr(probe, "prepare", None)
-            if prepare is not None:
-                with self._charged(probe, new=not again):
-                    prepare(view)
+            try:
+                if prepare is not None:
+                    with self._charged(probe, new=not again):
+                        prepare(view)
+            except Exception as error:
+                if not self.together(probe):
+                    raise
+                # told to the others when they measure; the exception itself would keep tensors alive
+                self._unready[probe.name] = _told(error)
             outcome.append(True)
         return bool(outcome)
 
     def measure(self, probe: Probe, view: TrainingView) -> None:
         """Run a probe and record what it measured, or why it did not."""
-        prepared = moment_of(probe) is Moment.UPDATE
+        prepared = self.moment_of(probe) is Moment.UPDATE
+        earlier = self.governor.accounts[probe.name].last if prepared else 0.0
         with self._caught(probe, view.step):
             with self._in_step(probe, view.step):
+                if probe.name in self._unready:
+                    raise self._unready.pop(probe.name)
                 with self._charged(probe, new=not prepared) as watch:
                     found = list(probe.measure(view))
-                if not prepared and found:
-                    found.append(Measurement("probe_cost", watch.seconds, scope=probe.name))
-                    found[0] = msgspec.structs.replace(found[0], cost=watch.seconds)
-                found = [checked(measurement) for measurement in found]
-            self._writer.add(view.step, found)
+                if found and (replays(probe) or not prepared):  # others have not read their numbers yet
+                    cost = earlier + watch.seconds
+                    found.append(Measurement("probe_cost", cost, scope=probe.name))
+                    found[0] = msgspec.structs.replace(found[0], cost=cost)
+                self._writer.add(view.step, [checked(measurement) for measurement in found])
+                self._notice(probe, view.step)
             self._since[probe.name] = view.step
             self.health.succeeded(probe.name)
-            self._notice(probe, view.step)
 
-    def absent(self, probe: Probe, step: int) -> None:
-        """Tell the other processes, which measure now, that this one does not."""
+    def absent(self, probe: Probe, step: int, why: Exception) -> None:
+        """Tell the other processes, which measure now, why this one does not."""
         with self._caught(probe, step), self._in_step(probe, step):
-            raise PeerFailed("it has stopped measuring after failures of its own")
+            raise why
 
     @contextmanager
     def _in_step(self, probe: Probe, step: int) -> Iterator[None]:
@@ -181,41 +227,19 @@ class Runner:
             self._writer.tell("probe_notice", step, f"{probe.name}: {message}", "info", probe=probe.name)
             logger.info("learnmech %s: %s", probe.name, message)
 
-    def arm(self, test: SelfTest, step: int, source: Callable[[], Source], batch: Any) -> Verdict:
-        """Make the replay of the self-test; what cannot be replayed fails it, and so do repeated failures.
-
-        Returns:
-            How the test stands now.
-        """
-        try:
-            test.arm(source(), batch)
-            self.health.succeeded(SELF_TEST)
-        except Skip:
-            return test.verdict
-        except Refusal as refusal:
-            test.fail(str(refusal))
-        except Exception as error:
-            if self._strict:
-                raise
-            reason = f"{type(error).__name__}: {error}"[:500]
-            trace = traceback.format_exc()[-TRACE:]
-            self._writer.tell("probe_failed", step, f"self-test: {reason}", "warning", traceback=trace)
-            if self.health.failed(SELF_TEST, reason):
-                test.fail(f"The training step could not be replayed {LIMIT} times in a row: {reason}. {REMEDY}")
-        return test.verdict
-
     def costs_of_updates(self) -> list[Measurement]:
         """Return the latest cost of each probe that measures across updates; others record theirs at once."""
         found = []
         for probe in self.probes:
             account = self.governor.accounts[probe.name]
-            if moment_of(probe) is Moment.UPDATE and account.uses:
+            if self.moment_of(probe) is Moment.UPDATE and not replays(probe) and account.uses:
                 found.append(Measurement("probe_cost", account.last, scope=probe.name))
         return found
 
     def refuse(self, probes: Sequence[Probe], step: int, reason: str) -> None:
         """Switch probes off that cannot be had, and record why, once."""
         for probe in probes:
+            self.gone.add(probe.name)
             if self.health.well(probe.name):
                 self.health.refuse(probe.name, reason)
                 self.governor.close(probe.name)
@@ -277,6 +301,8 @@ class Runner:
             logger.warning("learnmech probe %s failed at step %d (training goes on): %s", probe.name, step, reason)
         disabled = self.health.failed(probe.name, reason)
         self._writer.tell("probe_failed", step, f"{probe.name}: {reason}", "warning", probe=probe.name, traceback=trace)
+        if self.health.failures[probe.name] >= LIMIT:  # as in every process, whatever has switched it off here
+            self.gone.add(probe.name)
         if disabled:
             self.governor.close(probe.name)
             message = f"{probe.name} failed {LIMIT} times in a row and is disabled: {reason}"
@@ -284,18 +310,11 @@ class Runner:
             logger.warning("learnmech: %s", message)
 
     def _record(self, probe: Probe, step: int, status: Status, reason: str) -> None:
-        names: Sequence[str] = getattr(probe, "observables", ())
-        self._writer.add(step, [Measurement(name, None, status=status, reason=reason) for name in names])
+        places: Callable[[], Sequence[tuple[str, str]]] | None = getattr(probe, "places", None)
+        rows = [(name, "") for name in getattr(probe, "observables", ())] if places is None else places()
+        self._writer.add(step, [Measurement(name, None, scope=s, status=status, reason=reason) for name, s in rows])
 
 
-def checked(measurement: Measurement) -> Measurement:
-    """Return a measurement as it may be recorded: declared, and marked if it is not finite.
-
-    Raises:
-        UnknownObservable: The observable is not declared.
-    """  # noqa: DOC502 (raised by `get`)
-    get(measurement.observable)
-    value = measurement.value
-    if value is not None and not math.isfinite(value) and measurement.status is Status.OK:
-        return msgspec.structs.replace(measurement, status=Status.NON_FINITE)
-    return measurement
+def _told(error: Exception) -> Exception:
+    """Return what the other processes learn of a failure when they measure; the error itself would keep tensors."""
+    return error_of(kind_of(error), f"{type(error).__name__}: {error}")

@@ -42,12 +42,14 @@ class SelfTest:
         verdict: How the test stands.
         error: Relative error |replayed - real| / |real|.
         reason: Why it failed, as a sentence.
+        waits: Nothing may be replayed before it has passed.
     """
 
     precise: bool = True
     verdict: Verdict = Verdict.PENDING
     error: float = math.nan
     reason: str = ""
+    waits: bool = True
     _replayed: dict[str, Tensor] | None = None
     _attempts: int = 0
 

@@ -13,7 +13,6 @@ from learnmech.probes.changes import Changes
 from learnmech.probes.curvature import Choice, Operator, TopEigenvalues, Unmeasurable, top_eigenvalues_of
 from learnmech.probes.curvature.operators.choice import GAUSS_NEWTON, METHODS
 from learnmech.probes.curvature.preconditioners import NoPreconditioner, inverse_root, preconditioner_of
-from learnmech.probes.curvature.processes import operator_of
 from learnmech.probes.curvature_probe import PATIENCE, CurvatureProbe
 from learnmech.probes.isolation import PureLoss
 from learnmech.probes.probe import TrainingView
@@ -25,18 +24,21 @@ RECHECK = 10
 and does the curvature agree with finite differences."""
 
 MAX_BASIS = 24
-"""Vectors of the model's size held at most. Tracking at 1 % holds five; cold starts took 4 to 17 products on three
-trainings, so that a restart is rare."""
+"""Vectors of the model's size held at most. Tracking at 1 % holds five while the vector holds. Of 1 808 measurements
+27 took 24 products or more, all but one the first of a training: a restart is rare."""
 
 
 class Sharpness(CurvatureProbe):
     """Measures `sharpness`, and `sharpness_preconditioned` where the optimizer preconditions.
 
-    Lanczos on Hessian-vector products of the loss on the current batch, in training mode and at the training's
-    own randomness. Each measurement starts from the last eigenvector, with a challenger beside it, and stops when the
-    estimated error of the eigenvalue is at most `accuracy`: two or three products while the weights move little.
-    `stderr` is that estimate, the products' own error included: residual^2 / gap, and never more than the residual
-    |Hv - lambda v|. Beside it: `sharpness_products`, and `deterministic_loss`, which edge laws need.
+    Lanczos on Hessian-vector products of the loss on the batch of the step, in training mode and at the training's
+    own randomness, at weights that have not seen this batch: a `Recorder` holds a copy of those from before the update
+    (with an adaptive optimizer also its diagonal), unless the batch is a fixed one. Each measurement starts from the
+    last eigenvector, with a challenger beside it, and stops when the estimated error of the eigenvalue is at most
+    `accuracy`: mostly three products while the eigenvector holds, six where it turns. `stderr` is that estimate, the
+    products' own error included: residual^2 / gap, and never more than the residual |Hv - lambda v|. It is no bound:
+    one reading of a hundred was off by more than 1 % (docs/curvature.md). Beside it: `sharpness_products`, and
+    `deterministic_loss`, which edge laws need.
 
     Where no way to Hessian products works, `sharpness` is `unsupported`, with the reason, and `sharpness_gauss_newton`
     is measured instead: the largest eigenvalue of the Gauss-Newton matrix, another number.
@@ -87,6 +89,7 @@ class Sharpness(CurvatureProbe):
         """Forget eigenvectors of an earlier run."""
         super().reset()
         self._starts: dict[str, TopEigenvalues] = {}
+        self._scale_held: list[Tensor] | NoPreconditioner | None = None
         self._changes = Changes()
         self._substitute = Choice(GAUSS_NEWTON)
         self._failures = 0
@@ -94,7 +97,19 @@ class Sharpness(CurvatureProbe):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave eigenvectors out of copies and pickles: they are as large as the model."""
-        return self.__dict__ | {"_starts": {}}
+        return super().__getstate__() | {"_starts": {}, "_scale_held": None}
+
+    def prepare(self, view: TrainingView) -> None:
+        """Hold the weights from before the update, and the preconditioner as it is then: without this gradient."""
+        super().prepare(view)
+        self._scale_held = self._scale(view)
+
+    def measure(self, view: TrainingView) -> list[Measurement]:
+        """Measure, and let go of what was held."""
+        try:
+            return super().measure(view)
+        finally:
+            self._scale_held = None
 
     def direction(self, size: int) -> Tensor | None:
         """Return the eigenvector of the last measurement of `sharpness`, of length 1; None if there is none [size]."""
@@ -115,7 +130,7 @@ class Sharpness(CurvatureProbe):
             return self._instead(loss, batch)
         products = top.products
         found = [_measurement("sharpness", top, method)]
-        scale = self._scale(view)
+        scale = self._scale_held if self._held else self._scale(view)
         if isinstance(scale, NoPreconditioner):
             found.append(Measurement("sharpness_preconditioned", None, status=Status.UNDETERMINED, reason=scale.reason))
         elif scale is not None:
@@ -173,7 +188,7 @@ class Sharpness(CurvatureProbe):
 
     def _gauss_newton(self, loss: PureLoss, batch: Any) -> list[Measurement]:
         def make() -> Operator:
-            return operator_of(loss, self.parts(batch), self._substitute, retain=self._parts == 1)
+            return self.operator(loss, batch, choice=self._substitute)
 
         try:
             top, method = self._solved("sharpness_gauss_newton", make)

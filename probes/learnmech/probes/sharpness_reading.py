@@ -6,7 +6,7 @@ from typing import ClassVar
 from learnmech.observables import Status
 from learnmech.probes.curvature import Unmeasurable
 from learnmech.probes.curvature.objective import NonFinite
-from learnmech.probes.curvature.trust import TRUSTED, uncertainty
+from learnmech.probes.curvature.trust import trusted, uncertainty
 from learnmech.probes.curvature_probe import CurvatureProbe
 from learnmech.probes.isolation import PureLoss, Skip
 from learnmech.probes.probe import TrainingView
@@ -73,7 +73,7 @@ class SharpnessReading(CurvatureProbe):
         status, reason = Status.OK, ""
         if not math.isfinite(value):
             status, reason = Status.NON_FINITE, "the Hessian-vector product is NaN or infinite"
-        elif not operator.error <= TRUSTED:
+        elif not trusted(operator):
             status = Status.UNDETERMINED
             reason = f"products by {operator.method} are off by about {operator.error:.0%} of the matrix"
         return [

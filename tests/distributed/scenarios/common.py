@@ -119,5 +119,18 @@ def recorded(folder):
         "methods": sorted({m.method for _, m in measured if m.observable == "sharpness"}),
         "observables": sorted({m.observable for _, m in measured}),
         "events": [(event.kind, event.message) for frame in frames for event in frame.events],
+        "values": _table(measured, lambda m: m.value),
+        "errors": _table(measured, lambda m: m.stderr),
+        "statuses": _table(measured, lambda m: str(m.status)),
+        "ways": _table(measured, lambda m: m.method),
+        "why": _table(measured, lambda m: m.reason),
         "runs": len({batch.run.id for batch in held}),
     }
+
+
+def _table(measured, part):
+    """Part of each measurement by observable (with its scope after a colon) and step."""
+    found = {}
+    for step, m in measured:
+        found.setdefault(m.observable + (f":{m.scope}" if m.scope else ""), {})[step] = part(m)
+    return found

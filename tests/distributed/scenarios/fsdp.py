@@ -1,12 +1,14 @@
 """Sharded parameters: what several processes find together, for `test_fsdp.py` to compare with one process."""
 
+import functools
 import sys
 
 import torch
 import torch.distributed as dist
 from common import attempted, begin, end, kept, problem, shards, state_of, top
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from learnmech.probes.curvature import Choice
 from learnmech.probes.curvature.preconditioners import inverse_root, preconditioner_of
@@ -19,7 +21,57 @@ def hybrid(mine, choice):
     fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
     before = state_of(model)
     found["hybrid"] = kept(top(model, loss, [mine], tol=1e-4, choice=choice))
+    found["hybrid gathered"] = kept(top(model, loss, [mine], tol=1e-6, method="double_backward"))
     found["hybrid untouched"] = state_of(model) == before
+    return found
+
+
+def gathered(rank, size):
+    """Products past the hooks of `fully_shard`: exact, and where differences are of no use."""
+    found = {}
+    uneven = [3 + 5 * r for r in range(size)]
+    for kind in ("blocks", "root", "frozen", "kinked", "checkpointed"):
+        model, loss, data = problem()
+        model.register_buffer("counter", torch.zeros(()))
+        if kind == "kinked":
+            model[1] = torch.nn.ReLU()
+        if kind == "frozen":
+            model[0].weight.requires_grad_(False)
+        if kind == "checkpointed":
+            model[0].forward = functools.partial(checkpoint, model[0].forward, use_reentrant=False)
+        if kind != "root":
+            for layer in (model[0], model[3]):
+                fully_shard(layer)
+        fully_shard(model)
+        mine = shards(data, uneven)[rank]
+        loss(model, mine).backward()
+        before, versions = state_of(model), [p._version for p in model.parameters()]
+        result = kept(top(model, loss, [mine], k=2, tol=1e-6, method="double_backward"))
+        same = state_of(model) == before and versions == [p._version for p in model.parameters()]
+        again = loss(model, mine)
+        again.backward()
+        found[f"gathered {kind}"] = result | {"same": same, "trains on": again.item()}
+
+    def fails(
+        model, batch
+    ):  # where nobody gathers anything on the way: not even in the middle of a pass do others wait
+        if rank == size - 1:
+            raise KeyError("before the model has run")
+        return loss(model, batch)
+
+    before = state_of(model)
+    found["gathered fails"] = attempted(lambda: top(model, fails, [mine], method="double_backward"))
+    found["gathered nan"] = attempted(
+        lambda: top(
+            model, lambda m, b: loss(m, b) * (torch.nan if rank == 0 else 1.0), [mine], method="double_backward"
+        )
+    )
+    found["gathered survived"] = state_of(model) == before
+    found["gathered again"] = kept(top(model, loss, [mine], method="double_backward", tol=1e-6))
+    half, _, _ = problem(torch.float32)
+    fully_shard(half, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    mine = tuple(t.float() if t.is_floating_point() else t for t in mine)
+    found["gathered half"] = attempted(lambda: top(half, loss, [mine], method="double_backward"))
     return found
 
 
@@ -108,6 +160,8 @@ def main():
         digests.append(state_of(model, [optimizer]))
     found["training"] = digests[0] == digests[1]
 
+    if size == 2:
+        found |= gathered(rank, size)
     found |= failures(model, loss, mine, choice)
     end(found)
 

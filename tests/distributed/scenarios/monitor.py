@@ -9,7 +9,7 @@ from common import begin, end, problem, recorded, state_of
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from learnmech.probes import Sharpness, WeightDynamics, every
+from learnmech.probes import LossChange, Sharpness, WeightDynamics, every
 
 warnings.simplefilter("ignore")
 
@@ -70,7 +70,7 @@ def main():
         ("model_parallel", lambda: ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1)),
     ):
         found[name] = {"plain": fit(strategy(), None)}
-        probes = [Sharpness(every(2), tol=1e-5), WeightDynamics(every(2))]
+        probes = [Sharpness(every(2), tol=1e-5), LossChange(every(2)), WeightDynamics(every(2))]
         monitor = MechanicsMonitor(probes, sink=f"spool:{name}", loss=loss)
         found[name]["state"] = fit(strategy(), monitor)
         if rank == 0:

@@ -13,6 +13,47 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
+class Honest:
+    """x^2 as torch has it."""
+
+    @staticmethod
+    def apply(x):
+        return x**2
+
+
+class Detached(torch.autograd.Function):
+    """x^2 with a backward pass that forgets that its input depends on x, and leaves no trace of it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x.detach()
+        return x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.x
+
+
+class Once(torch.autograd.Function):
+    """x^2, honestly marked as differentiable once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensors[0]
+
+
+@pytest.fixture
+def squares() -> dict[str, Any]:
+    """x^2 three ways: right, with a second derivative that is silently wrong, and without one."""
+    return {"honest": Honest, "detached": Detached, "once": Once}
+
+
 @dataclass
 class Problem:
     """A model with a loss and a batch."""

@@ -51,7 +51,7 @@ def test_an_eigenvalue_lies_within_every_residual(kind):
             which=which,
             tol=10.0 ** -number(1, 8),
             accuracy=(None, 0.01)[number(0, 1)],
-            trust=Trust(warm=number(0, 1) == 1, ladder=(0.9, 0.5)),
+            trust=Trust(warm=number(0, 1) == 1),
             max_products=number(ends, n + 5) if ends <= n + 5 else ends,
             max_basis=(None, ends + block + 4 + number(0, 6))[number(0, 1)],
             draw=draw,

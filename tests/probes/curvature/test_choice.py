@@ -6,35 +6,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from learnmech.probes.curvature import Choice, NonFinite, NotTwiceDifferentiable, Objective, Unmeasurable, objective_of
+from learnmech.probes.curvature.operators.choice import RECHECK
 from learnmech.probes.curvature.operators.graph import broken_node
 from learnmech.probes.isolation import FunctionSource, isolated
-
-
-class Once(torch.autograd.Function):
-    """x^2, honestly marked as differentiable once."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        return 2 * g * ctx.saved_tensors[0]
-
-
-class Detached(torch.autograd.Function):
-    """x^2 with a backward pass that forgets that its input depends on x, and leaves no trace of it."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.x = x.detach()
-        return x**2
-
-    @staticmethod
-    def backward(ctx, g):
-        return 2 * g * ctx.x
 
 
 class NoGradient(torch.autograd.Function):
@@ -49,20 +23,14 @@ class NoGradient(torch.autograd.Function):
         return g, None
 
 
-class Honest:
-    @staticmethod
-    def apply(x):
-        return x**2
-
-
-def quartic(function=Honest, calls=None, dtype=torch.float64):
+def quartic(function=None, calls=None, dtype=torch.float64):
     """sum of x^2 (x^2 + 1) through a function, twice: the Hessian is diagonal, 12 x^2 + 2."""
     weights = torch.tensor([0.5, -1.0, 2.0], dtype=dtype, requires_grad=True)
 
     def loss(p):
         if calls is not None:
             calls.append(1)
-        square = function.apply(p[0])
+        square = p[0] ** 2 if function is None else function.apply(p[0])
         return (square * (square + 1)).sum()
 
     return Objective([weights], [loss], names=["weights"])
@@ -90,9 +58,11 @@ def test_exact_where_possible_and_remembered():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize(("function", "words"), [(Once, "autograd node Error"), (Detached, "wrong second derivative")])
-def test_differences_where_double_backward_fails(function, words):
-    calls = []
+@pytest.mark.parametrize(
+    ("function", "words"), [("once", "autograd node Error"), ("detached", "wrong second derivative")]
+)
+def test_differences_where_double_backward_fails(function, words, squares):
+    calls, function = [], squares[function]
     choice = Choice()
     operator = choice.operator(quartic(function, calls))
     assert operator.method == "finite_differences"
@@ -107,23 +77,27 @@ def test_differences_where_double_backward_fails(function, words):
         Choice("double_backward").operator(quartic(function))
 
 
-def test_scaled():
+def test_scaled(squares):
     scale = [torch.tensor([1.0, 2.0, 0.1], dtype=torch.float64)]
-    for function, method in ((Honest, "double_backward"), (Once, "finite_differences")):
+    for function, method in ((None, "double_backward"), (squares["once"], "finite_differences")):
         operator = Choice().operator(quartic(function), scale=scale)
         assert operator.method == method
         torch.testing.assert_close(columns(operator), torch.diag(scale[0] ** 2 * TRUTH), rtol=1e-6, atol=1e-6)
 
 
 class Squares(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
     def forward(self, x):
-        return Once.apply(x)
+        return self.function.apply(x)
 
 
-def kinked():
+def kinked(function):
     """A ReLU network, whose differences are noise, with an operation that differentiates once in its middle."""
     torch.manual_seed(0)
-    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), Squares(), nn.ReLU(), nn.Linear(128, 10)]
+    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), Squares(function), nn.ReLU(), nn.Linear(128, 10)]
     return nn.Sequential(*layers), (torch.randn(128, 64), torch.randint(0, 10, (128,)))
 
 
@@ -135,7 +109,7 @@ def within(model, batch, work):
     return isolated(FunctionSource(model, classes), lambda pure: work(objective_of(pure, [batch])))
 
 
-def test_neither_exact_nor_differences_gives_both_reasons():
+def test_neither_exact_nor_differences_gives_both_reasons(squares):
     def work(objective):
         choice = Choice()
         for _ in range(2):  # and again, as nothing was found
@@ -148,7 +122,7 @@ def test_neither_exact_nor_differences_gives_both_reasons():
         insisted.matvec(objective.gradient_along())
         assert insisted.error > 0.05
 
-    within(*kinked(), work)
+    within(*kinked(squares["once"]), work)
 
 
 def test_doubt_moves_on():
@@ -162,16 +136,16 @@ def test_doubt_moves_on():
     assert not Choice("double_backward").doubt("anything")
 
 
-def test_gauss_newton_is_never_a_stand_in():
+def test_gauss_newton_is_never_a_stand_in(squares):
     def work(objective):
         with pytest.raises(Unmeasurable):
             Choice().operator(objective)
         return Choice("gauss_newton").operator(objective).method
 
-    assert within(*kinked(), work) == "gauss_newton_by_differences"
+    assert within(*kinked(squares["once"]), work) == "gauss_newton_by_differences"
 
 
-def test_a_loss_that_is_not_finite_is_left_to_the_first_product():
+def test_a_loss_that_is_not_finite_is_left_to_the_first_product(squares):
     weights = torch.ones(2, requires_grad=True)
     state = {"factor": torch.nan}
     choice = Choice()
@@ -179,7 +153,10 @@ def test_a_loss_that_is_not_finite_is_left_to_the_first_product():
     with pytest.raises(NonFinite):
         operator.matvec(torch.ones(2))
     state["factor"] = 1.0  # and nothing was learnt from it
-    assert choice.operator(Objective([weights], [lambda p: Once.apply(p[0]).sum()])).method == "finite_differences"
+    assert (
+        choice.operator(Objective([weights], [lambda p: squares["once"].apply(p[0]).sum()])).method
+        == "finite_differences"
+    )
 
 
 def test_a_parameter_whose_gradient_is_dropped_is_no_zero_row():
@@ -220,9 +197,9 @@ def test_an_operation_with_a_backward_pass_of_its_own_is_no_zero_row():
     assert outer.grad is None
 
 
-def test_error_nodes_are_seen():
+def test_error_nodes_are_seen(squares):
     x = torch.ones(2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(Once.apply(x).square().sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(squares["once"].apply(x).square().sum(), x, create_graph=True)
     assert broken_node([None, gradient]) == "Error"
     (gradient,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
     assert broken_node([gradient]) is None
@@ -240,3 +217,46 @@ def test_unknown_methods_are_an_error():
     with pytest.raises(ValueError, match="expected one of 'auto', 'double_backward'"):
         Choice("magic")
     assert issubclass(NotTwiceDifferentiable, Unmeasurable)
+
+
+def test_a_method_that_goes_wrong_later_is_found(squares):
+    """Kernels change behind the same parameters: the probe is repeated, along another direction."""
+    state = {"function": squares["honest"]}
+
+    class Late:
+        @staticmethod
+        def apply(x):
+            return state["function"].apply(x)
+
+    choice = Choice()
+    for _ in range(5):
+        assert choice.operator(quartic(Late)).method == "double_backward"
+    state["function"] = squares["detached"]
+    methods = [choice.operator(quartic(Late)).method for _ in range(RECHECK)]
+    assert methods[-1] == "finite_differences"
+    assert "wrong second derivative" in choice.reason
+    torch.testing.assert_close(columns(choice.operator(quartic(Late))), torch.diag(TRUTH), rtol=1e-6, atol=1e-6)
+
+
+def test_other_parameters_are_looked_at_at_once(squares):
+    def partly(names):
+        leaves = [torch.ones(2, requires_grad=True) for _ in names]
+        return Objective(leaves, [lambda p: sum(f.apply(x).sum() for f, x in zip(order, p, strict=False))], names=names)
+
+    order = [squares["honest"], squares["detached"]]
+    choice = Choice()
+    assert choice.operator(partly(["first"])).method == "double_backward"
+    assert choice.operator(partly(["first", "second"])).method == "finite_differences"
+
+
+def test_a_recheck_costs_one_product_and_counts_it():
+    calls = []
+    choice = Choice()
+    spent = []
+    for _ in range(2 * RECHECK + 1):
+        calls.clear()
+        operator = choice.operator(quartic(calls=calls))
+        spent.append((operator.products, len(calls)))
+    assert spent[0] == (1, 6)
+    assert spent.count((0, 0)) == 2 * RECHECK - 2
+    assert [i for i, (products, _) in enumerate(spent) if products] == [0, RECHECK, 2 * RECHECK]

@@ -127,13 +127,13 @@ def test_the_estimate_sees_what_lies_beyond_the_block():
     values = torch.cat([torch.tensor([10.0, 9.7, 5.0], dtype=torch.float64), torch.zeros(97, dtype=torch.float64)])
     matrix = torch.diag(values)
     start = torch.eye(100, dtype=torch.float64)[:2].clone()
-    start[0, 2] = start[1, 3] = 0.1
-    trusted = Trust(warm=True, ladder=(0.97, 0.6))
+    start[0, 2] = start[1, 3] = 0.04
+    trusted = Trust(warm=True)
     block = run(matrix, start=start, k=1, accuracy=0.01, trust=trusted)
     assert block.products == 2
     assert block.values.item() == pytest.approx(10.0, rel=0.01)
     true = 10.0 - block.values.item()
-    assert true <= block.errors.item() <= 4 * true
+    assert true <= block.errors.item() <= 5 * true
     assert block.residuals.item() > 4 * block.errors.item()
 
 
@@ -155,7 +155,7 @@ def test_a_bad_start_costs_no_more_than_a_cold_one():
     for name, vector in starts.items():
         challenger = torch.randn(n, generator=generator, dtype=torch.float64)
         start = torch.stack([vector + whisper, challenger / challenger.norm()])
-        warm = run(matrix, start=start, k=1, accuracy=0.01, trust=Trust(warm=True, ladder=(0.8, 0.7)))
+        warm = run(matrix, start=start, k=1, accuracy=0.01, trust=Trust(warm=True))
         assert warm.values.item() == pytest.approx(10.0, rel=0.01), name
         assert warm.products <= limit + 1, (name, warm.products, limit)
 

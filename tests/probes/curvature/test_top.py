@@ -239,3 +239,19 @@ def test_precision_of_the_model_is_kept(architecture):
     assert result.vectors.dtype == torch.float32
     assert result.comparison.agreement is not Agreement.DISAGREES
     assert result.status is Status.OK
+
+
+def test_arguments_of_another_kind_are_explained():
+    model, batch = torch.nn.Linear(2, 1, bias=False), torch.ones(3, 2)
+
+    def loss(m, x):
+        return m(x).square().mean()
+
+    with pytest.raises(TypeError, match=r"start is 'x'; expected the result of an earlier measurement"):
+        top_eigenvalues(loss, model, [batch], start="x")
+    with pytest.raises(TypeError, match=r"preconditioner is 'adam'; expected the optimizer itself"):
+        top_eigenvalues(loss, model, [batch], preconditioner="adam")
+    with pytest.raises(TypeError, match=r"batches is a list_iterator; .* list\(batches\)"):
+        top_eigenvalues(loss, model, iter([batch]))
+    with pytest.raises(ValueError, match=r"k is 1 at each end; .* 1 parameters .* which=.largest."):
+        top_eigenvalues(loss, torch.nn.Linear(1, 1, bias=False), [batch[:, :1]], which="both")

@@ -63,7 +63,7 @@ def loss_fn(model, batch):
     return cross_entropy(model(batch[0]), batch[1])
 
 
-MOST = {mlp: 3, cnn: 3, transformer: 5}
+MOST = {mlp: 4, cnn: 4, transformer: 3}
 
 
 @pytest.mark.parametrize("make", MOST, ids=lambda make: make.__name__)
@@ -72,7 +72,7 @@ def test_one_per_cent_at_every_measurement_for_few_products(make):
     generator = torch.Generator().manual_seed(1)
     model, x, y, optimizer = make()
     fixed, exact = (x[:64], y[:64]), {"check": False, "method": "double_backward"}
-    warm, cold, ages, errors, followed = [], [], [], [], None
+    warm, cold, ages, errors, stated, followed = [], [], [], [], [], None
     for step in range(281):
         if step % 20 == 0 and step >= 40:
             reference = top_eigenvalues(loss_fn, model, [fixed], 2, tol=1e-4, max_products=200, **exact)
@@ -80,19 +80,22 @@ def test_one_per_cent_at_every_measurement_for_few_products(make):
             followed = top_eigenvalues(loss_fn, model, [fixed], start=followed, accuracy=0.01, seed=step, **exact)
             alone = top_eigenvalues(loss_fn, model, [fixed], accuracy=0.01, seed=step + 1, **exact)
             warm.append(followed.products)
-            ages.append(followed.age)
             cold.append(alone.products)
+            ages.append(followed.age)
             errors.append(1 - followed.eigenvalues.item() / truth)
+            stated.append(followed.errors[0].item() / truth)
             assert followed.errors[0] <= followed.residuals[0]
         rows = torch.randint(len(x), (64,), generator=generator)
         optimizer.zero_grad()
         loss_fn(model, (x[rows], y[rows])).backward()
         optimizer.step()
-    assert max(errors) <= 0.01, errors
+    assert min(errors) >= -1e-5  # a Ritz value lies inside the spectrum; rounding in float32 and of the reference
+    assert max(errors) <= 0.01, errors  # by estimate, on these trainings: docs/curvature.md tells how often it is not
+    assert all(error <= bar + 1e-5 for error, bar in zip(errors, stated, strict=True)), (errors, stated)
     assert sorted(warm)[len(warm) // 2] <= MOST[make], list(zip(warm, cold, strict=True))
-    assert sum(warm) < sum(cold), (warm, cold)
-    again = [(mine, other) for mine, other, start in zip(warm, cold, ages, strict=True) if start > 0]
-    assert all(mine <= other + 1 for mine, other in again), again
+    assert sum(warm) <= 0.85 * sum(cold), (warm, cold)
+    again = [(mine, other) for mine, other, age in zip(warm, cold, ages, strict=True) if age > 0]
+    assert all(mine <= other + 1 for mine, other in again), again  # the challenger's product, which may be in vain
 
 
 def operator_of(diagonal):
@@ -122,6 +125,60 @@ def test_the_challenger_sees_what_overtakes(seed):
     assert max(products) <= 3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_at_both_ends_the_challenger_sees_what_overtakes(seed):
+    generator = torch.Generator().manual_seed(seed)
+    diagonal = spectrum(generator)
+    diagonal[:4] = torch.tensor([1.0, 0.8, -1.0, -0.8])
+    result = top_eigenvalues_of(operator_of(diagonal), which="both", accuracy=0.01, check=False)
+    for second in torch.linspace(0.85, 1.3, REFRESH - 1).tolist():
+        diagonal[1], diagonal[3] = second, -second
+        result = top_eigenvalues_of(operator_of(diagonal), start=result, which="both", accuracy=0.01, check=False)
+        truth = max(1.0, second)
+        assert result.eigenvalues.tolist() == pytest.approx([truth, -truth], rel=0.01)
+        assert result.age > 0
+
+
+def sloped(diagonal, slope):
+    """0.5 w' D w + slope'w at w = 0: the gradient there is the slope."""
+    w = torch.zeros_like(diagonal).requires_grad_()
+    return HessianOperator(Objective([w], [lambda p: 0.5 * (diagonal * p[0] * p[0]).sum() + (slope * p[0]).sum()]))
+
+
+def test_the_gradient_is_a_start_where_there_is_one():
+    """It lies in the top subspace, as along trainings: fewer products than from a random vector, and what turned up in
+    it is seen although the vectors that are tracked have no part in it."""
+    generator = torch.Generator().manual_seed(0)
+    diagonal = spectrum(generator)
+    diagonal[0], diagonal[1] = 1.0, 0.8
+    slope = torch.randn(len(diagonal), generator=generator) / len(diagonal) ** 0.5
+    slope[:3] = torch.tensor([0.7, 0.7, 0.7])
+    random = top_eigenvalues_of(operator_of(diagonal), accuracy=0.01, check=False)
+    cold = top_eigenvalues_of(sloped(diagonal, slope), accuracy=0.01, check=False)
+    assert cold.eigenvalues.item() == pytest.approx(1.0, rel=0.01)
+    assert cold.products < random.products
+    diagonal[2] = 1.5
+    turned = dataclasses.replace(cold, turned=1.0)
+    warm = top_eigenvalues_of(sloped(diagonal, slope), start=turned, accuracy=0.01, check=False)
+    assert warm.eigenvalues.item() == pytest.approx(1.5, rel=0.01)
+    assert warm.age == 1
+    broken = top_eigenvalues_of(sloped(diagonal, 0 * slope), start=turned, accuracy=0.01, check=False)
+    assert broken.converged  # no gradient: the vectors alone
+
+
+def test_a_cold_start_keeps_the_runner_up_that_stood_for_more():
+    generator = torch.Generator().manual_seed(0)
+    diagonal = spectrum(generator)
+    diagonal[0], diagonal[1] = 1.0, 0.8
+    first = top_eigenvalues_of(operator_of(diagonal), accuracy=0.01, check=False)
+    earlier = torch.eye(1, len(diagonal))[0]
+    for second, kept in ((0.99, True), (0.5, False)):
+        aged = dataclasses.replace(first, scout=earlier, second=second, age=REFRESH)
+        fresh = top_eigenvalues_of(operator_of(diagonal), start=aged, accuracy=0.01, check=False)
+        assert fresh.age == 0
+        assert (fresh.scout is earlier) is kept
+
+
 def test_what_comes_from_nowhere_is_found_by_the_next_cold_start():
     generator = torch.Generator().manual_seed(0)
     diagonal = spectrum(generator)
@@ -144,11 +201,11 @@ def test_a_start_that_turned_away_is_not_trusted():
     bulk = torch.randn(1, len(diagonal), generator=generator)
     turned = dataclasses.replace(cold, vectors=bulk / bulk.norm(), scout=None)
     result = top_eigenvalues_of(operator_of(diagonal), start=turned, accuracy=0.01, check=False)
-    assert result.turned > 1
+    assert result.turned > 0.9
     assert result.eigenvalues.item() == pytest.approx(1.0, rel=0.01)
-    assert result.products <= cold.products
+    assert result.products <= cold.products + 1  # the product that showed it
     again = top_eigenvalues_of(operator_of(diagonal), start=result, accuracy=0.01, check=False)
-    assert again.turned > result.turned or again.products <= cold.products
+    assert again.products <= cold.products
     third = top_eigenvalues_of(operator_of(diagonal), start=again, accuracy=0.01, check=False)
-    assert third.turned < 0.4
+    assert third.turned < 0.44
     assert third.products <= 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from learnmech.probes import Recorder, every
+from learnmech.probes import Recorder, every, is_probing
 from learnmech.probes.hessian_eigenvalues import HessianEigenvalues
 
 
@@ -145,3 +145,27 @@ def test_what_ran_out_of_products_is_not_blamed_on_what_converged(spool):
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         HessianEigenvalues(**settings)
+
+
+def test_a_loss_that_is_nan_has_a_row_wherever_a_number_would_have_gone(spool):
+    def broken(model, batch):
+        return model(batch) * (math.nan if is_probing() else 1.0)
+
+    model = Saddle(VALUES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with Recorder(
+        model, optimizer, broken, [HessianEigenvalues(every(1), k=3, smallest=2)], sink=spool.url
+    ) as recorder:
+        batch = torch.zeros(4, 1)
+        optimizer.zero_grad()
+        broken(model, batch).backward()
+        optimizer.step()
+        recorder.after_step(batch)
+    run = spool()
+    places = [("hessian_eigenvalue", rank) for rank in "123"] + [("hessian_eigenvalue_smallest", rank) for rank in "12"]
+    for observable, scope in [*places, ("gradient_alignment", "top_3")]:
+        ((_, m),) = run.all(observable, scope)
+        assert (m.value, m.status) == (None, "non_finite")
+        assert "nan" in m.reason
+    for observable in HessianEigenvalues.observables:
+        assert not run.all(observable, "")

@@ -311,7 +311,8 @@ def test_copies_and_pickles_hold_no_weights(make, mean_square, picklable, spool)
     probe = make(every(1))
     data = [(torch.randn(4, 300), torch.randn(4, 300)) for _ in range(3)]
     train(model, torch.optim.SGD(model.parameters(), lr=0.1), mean_square, data, [probe], spool.url)
-    probe.prepare(types.SimpleNamespace(parameters=dict(model.named_parameters()), optimizers=[]))
+    weights = dict(model.named_parameters())
+    probe.prepare(types.SimpleNamespace(parameters=weights, optimizers=[], hold=lambda: weights))
     assert probe._held
     trip = picklable(probe)
     assert not trip._held

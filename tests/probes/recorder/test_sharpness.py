@@ -10,13 +10,13 @@ from learnmech.probes import HessianSpectrum, Recorder, Sharpness, SharpnessRead
 def test_sharpness_is_the_closed_form_at_its_step(quartic, spool):
     weights = quartic.descend([Sharpness(every(2), tol=1e-3)], spool.url, steps=7)
     run = spool()
-    assert list(run.values("sharpness")) == [2, 4, 6]
+    assert list(run.values("sharpness")) == [0, 2, 4, 6]
     for step, m in run.all("sharpness"):
         assert m.value == pytest.approx(float(weights[step].square().max()), rel=1e-6)
         assert m.status == "ok"
         assert 0 <= m.stderr < 1e-3 * m.value
         assert m.cost > 0
-    assert run.values("deterministic_loss") == {2: 1.0}
+    assert run.values("deterministic_loss") == {0: 1.0}
     assert run.all("probe_cost", "sharpness")
 
 
@@ -26,17 +26,55 @@ def test_preconditioned_sharpness_uses_the_optimizer_at_the_same_step(quartic, s
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9, 0.99), eps=1e-8)
     batch, v, expected = torch.zeros(4, 1), torch.zeros(3, dtype=torch.float64), {}
     with Recorder(model, optimizer, quartic.loss, [Sharpness(every(1), tol=1e-6)], sink=spool.url) as recorder:
-        for step in range(1, 5):
+        for step in range(5):
+            if step:
+                scale = (1 - 0.9**step) * ((v / (1 - 0.99**step)).sqrt() + 1e-8)
+                expected[step] = float((model.w.detach().square() / scale).max())
             optimizer.zero_grad()
             loss = quartic.loss(model, batch)
             loss.backward()
             v = 0.99 * v + 0.01 * (model.w.detach() ** 3 / 3) ** 2
             optimizer.step()
             recorder.after_step(batch, loss)
-            scale = (1 - 0.9**step) * ((v / (1 - 0.99**step)).sqrt() + 1e-8)
-            expected[step] = float((model.w.detach().square() / scale).max())
-    found = spool().values("sharpness_preconditioned")
-    assert found == pytest.approx(expected, rel=1e-5)
+    (step, first), *rest = spool().all("sharpness_preconditioned")
+    assert (step, first.status) == (0, "undetermined")  # Adam has no state yet
+    assert {step: m.value for step, m in rest} == pytest.approx(expected, rel=1e-5)
+
+
+def _quartic_regression(model, batch):
+    """L = mean (x'w)^4 / 12: the Hessian X' diag((Xw)^2) X / n depends on the batch and on the weights."""
+    return (batch @ model.w).pow(4).mean() / 12
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["batch of the step", "fixed batch"])
+def test_the_batch_is_new_to_the_weights_it_is_measured_at(quartic, spool, fixed):
+    """The closed form at the weights before the update of each batch; at those after it, it is another number."""
+    torch.manual_seed(0)
+    model, given = quartic.model(), torch.randn(8, 3).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    before, after = {}, {}
+
+    def sharpness(batch):
+        batch = given if fixed else batch
+        w = model.w.detach()
+        return float(torch.linalg.eigvalsh(batch.T @ ((batch @ w).square()[:, None] * batch) / len(batch))[-1])
+
+    probe = Sharpness(every(1), tol=1e-6, batch=given if fixed else None)
+    with Recorder(model, optimizer, _quartic_regression, [probe], sink=spool.url) as recorder:
+        for step in range(5):
+            batch = torch.randn(4, 3).double()
+            optimizer.zero_grad()
+            loss = _quartic_regression(model, batch)
+            loss.backward()
+            before[step] = sharpness(batch)
+            optimizer.step()
+            after[step + 1] = sharpness(batch)
+            assert not probe._held or not fixed
+            recorder.after_step(batch, loss)
+            assert not probe._held
+    assert spool().values("sharpness") == pytest.approx(after if fixed else before, rel=1e-6)
+    if not fixed:
+        assert before[1] != pytest.approx(after[2], rel=0.02), "nothing to tell apart"
 
 
 def test_after_running_out_of_memory_the_batch_is_taken_in_parts(mean_square, spool):
@@ -51,7 +89,7 @@ def test_after_running_out_of_memory_the_batch_is_taken_in_parts(mean_square, sp
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     expected = {}
     with Recorder(model, optimizer, loss_fn, [Sharpness(every(1), tol=1e-6)], sink=spool.url) as recorder:
-        for step in range(1, 5):
+        for step in range(4):
             x = torch.randn(7, 3, dtype=torch.float64)
             batch = (x, torch.randn(7, 1, dtype=torch.float64))
             optimizer.zero_grad()
@@ -60,8 +98,8 @@ def test_after_running_out_of_memory_the_batch_is_taken_in_parts(mean_square, sp
             recorder.after_step(batch)
             expected[step] = float(torch.linalg.eigvalsh(2 * x.T @ x / 7)[-1])
     first, *rest = spool().all("sharpness")
-    assert (first[0], first[1].status) == (1, "failed")
-    assert [(step, m.method) for step, m in rest] == [(step, "double_backward_in_4_parts") for step in (2, 3, 4)]
+    assert (first[0], first[1].status) == (0, "failed")
+    assert [(step, m.method) for step, m in rest] == [(step, "double_backward_in_4_parts") for step in (1, 2, 3)]
     for step, m in rest:
         assert m.value == pytest.approx(expected[step], rel=1e-6)
 
@@ -73,14 +111,14 @@ def test_usual_settings_keep_one_per_cent_with_few_products(cross_entropy, spool
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch, truth = (torch.randn(64, 6, dtype=torch.float64), torch.randint(0, 3, (64,))), {}
     with Recorder(model, optimizer, cross_entropy, [Sharpness(every(5))], sink=spool.url) as recorder:
-        for step in range(1, 61):
+        for step in range(61):
+            if step % 5 == 0:
+                truth[step] = _dense_top(model, cross_entropy, batch)
             optimizer.zero_grad()
             loss = cross_entropy(model, batch)
             loss.backward()
             optimizer.step()
             recorder.after_step(batch, loss)
-            if step % 5 == 0:
-                truth[step] = _dense_top(model, cross_entropy, batch)
     run = spool()
     assert run.values("sharpness") == pytest.approx(truth, rel=0.01)
     assert all(m.stderr > 0.0 for _, m in run.all("sharpness"))

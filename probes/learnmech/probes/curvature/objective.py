@@ -81,11 +81,16 @@ class Objective:
             dtype = torch.promote_types(dtype, p.dtype)
         self.space = Space(sum(self.sizes), dtype, parameters[0].device)
         self.resolution = max(torch.finfo(p.dtype).eps for p in parameters)
+        self._together = all(p.device == self.space.device for p in parameters)
         self.unused: tuple[str, ...] = ()
         self.loss = math.nan
         self._losses = list(losses)
         self._inside: Inside[Tensor] = inside or (lambda _, work: work())
         self._seen: list[float | None] = [None] * len(losses)
+
+    def elsewhere(self, parameters: Sequence[Tensor]) -> "Objective":
+        """Return the same loss as an objective at other parameters, leaves that require gradients."""
+        return Objective(parameters, self._losses, names=self.names, weights=self.weights, inside=self._inside)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -143,13 +148,19 @@ class Objective:
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a flat vector into tensors of the parameters' shapes, each on its parameter's device."""
-        pieces = torch.split(vector, self.sizes)
+        pieces = torch.split_with_sizes(vector, self.sizes)
+        if self._together and vector.device == self.space.device:
+            return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return [
             piece.view(shape).to(p.device) for piece, shape, p in zip(pieces, self.shapes, self.parameters, strict=True)
         ]
 
     def join(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Lay tensors of the parameters' shapes one after another; None is zero. The inverse of `split`."""
+        alike = self.space.dtype, self.space.device
+        given = [t.detach().reshape(-1) for t in tensors if t is not None and (t.dtype, t.device) == alike]
+        if len(given) == len(self.sizes):
+            return torch.cat(given)
         result = self.space.zeros()  # filled piece by piece: `cat` of converted pieces would hold the vector twice
         for piece, tensor in zip(torch.split(result, self.sizes), tensors, strict=True):
             if tensor is not None:

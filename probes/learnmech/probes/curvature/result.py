@@ -36,8 +36,9 @@ class TopEigenvalues:
         scout: The next Ritz vector, the likeliest to overtake: mixed into the next start. [P]
         age: Measurements since the last cold start.
         errors: Estimates of |true eigenvalue of this rank - eigenvalue|, at most `residuals`; see `accuracy`. [k]
-        turned: Relative residual of the start vector: how far the top vector has turned since; 0 after a cold start.
-        ladder: Ritz values below the wanted ones, relative to the last of those: the next measurement goes by them.
+        second: The eigenvalue that `scout` stands for, relative to the k-th, when it was last seen.
+        turned: Sine of the angle between the k-th vector and the plane of its predecessor and `scout`; 1 if there are
+            none.
     """
 
     eigenvalues: Tensor
@@ -54,8 +55,8 @@ class TopEigenvalues:
     scout: Tensor | None = field(default=None, repr=False)
     age: int = 0
     errors: Tensor = field(default_factory=lambda: torch.full((1,), math.nan, dtype=torch.float64))
-    turned: float = 0.0
-    ladder: tuple[float, ...] = ()
+    turned: float = 1.0
+    second: float = 0.0
 
 
 def nothing(k: int, status: Status, reason: str, *, products: int = 0, loss: float = math.nan) -> TopEigenvalues:

@@ -16,7 +16,7 @@ from learnmech.probes.isolation.sharded import ShardedLoss
 
 FIRST_DERIVATIVES_ONLY = (
     "parameters are sharded by fully_shard, whose backward pass cannot be differentiated again: curvature comes from "
-    "differences of gradients"
+    'differences of gradients (method="double_backward" gathers the parameters whole in every process, if they fit)'
 )
 
 
@@ -38,23 +38,36 @@ class ShardedObjective(Objective):
             weight zero.
         peers: The processes.
         weights: Number of examples n_ri of each batch. None: the first dimension of the first tensor in the batch.
+        shards: Where to take it, a shard for each of the loss's; None: at the loss's own.
+
+    Attributes:
+        pure: The isolated loss.
+        batches: The batches, as many in every process.
+        peers: The processes.
 
     Raises:
         ValueError: A process has no batch, or its examples cannot be counted.
     """
 
     def __init__(
-        self, loss: ShardedLoss, batches: Sequence[Any], peers: Peers, *, weights: Sequence[float] | None = None
+        self,
+        loss: ShardedLoss,
+        batches: Sequence[Any],
+        peers: Peers,
+        *,
+        weights: Sequence[float] | None = None,
+        shards: Sequence[Tensor] | None = None,
     ) -> None:
         counts = peers.attempt(lambda: _counts(batches, weights))
         rounds = int(max(peers.gathered(float(len(batches)))))
         total = float(peers.numbers(torch.tensor([math.fsum(counts)], dtype=torch.float64)))
         shares = [count / total for count in counts] + [0.0] * (rounds - len(batches))
-        super().__init__(list(loss.shards.values()), [_never] * rounds, names=list(loss.shards))
+        at = loss.shards.values() if shards is None else shards
+        super().__init__(list(at), [_never] * rounds, names=list(loss.shards))
         self.weights = shares
-        self._loss = loss
-        self._batches = [*batches, *[batches[0]] * (rounds - len(batches))]
-        self._peers = peers
+        self.pure = loss
+        self.peers = peers
+        self.batches = [*batches, *[batches[0]] * (rounds - len(batches))]
         self._pieces = dict(zip(self.names, self.sizes, strict=True))
         self.resolution = max(self.resolution, loss.resolution)
         copies = loss.copies
@@ -86,7 +99,7 @@ class ShardedObjective(Objective):
 
         def work() -> Tensor:
             with torch.no_grad():
-                return self._mean([float(self._forward(index)) for index in range(len(self._batches))])
+                return self._mean([float(self._forward(index)) for index in range(len(self.batches))])
 
         return self._at(direction, distance, work)
 
@@ -97,15 +110,15 @@ class ShardedObjective(Objective):
 
     def _at(self, direction: Tensor | None, distance: float, work: Callable[[], Tensor]) -> Tensor:
         if direction is None:
-            return self._loss.at(self.parameters, work)
-        return self._loss.at([shard.detach() for shard in self.moved(direction, distance)], work)
+            return self.pure.at(self.parameters, work)
+        return self.pure.at([shard.detach() for shard in self.moved(direction, distance)], work)
 
     def _forward(self, index: int) -> Tensor:
-        return self._loss(self._batches[index], draw=index)
+        return self.pure(self.batches[index], draw=index)
 
     def _mean(self, losses: Sequence[float]) -> Tensor:
         own = math.fsum(weight * loss for weight, loss in zip(self.weights, losses, strict=True) if weight > 0)
-        return self._peers.numbers(torch.tensor(own, dtype=torch.float64)).to(self.space.device)
+        return self.peers.numbers(torch.tensor(own, dtype=torch.float64)).to(self.space.device)
 
     def _shard_of_gradient(self, *, first: bool) -> Tensor:
         losses: list[float] = []
@@ -115,9 +128,9 @@ class ShardedObjective(Objective):
                 loss = self._forward(index)
                 losses.append(float(loss.detach()))
                 # the gradient is averaged over processes on its way, so this makes a sum of it
-                torch.autograd.backward(self.differentiable(loss) * (weight * self._peers.size))
+                torch.autograd.backward(self.differentiable(loss) * (weight * self.peers.size))
 
-        _, gradients = self._loss.gradients(passes)
+        _, gradients = self.pure.gradients(passes)
         if first and math.isnan(self.loss):
             self._saw(float(self._mean(losses)), gradients)
         return self.join(gradients)
@@ -126,9 +139,7 @@ class ShardedObjective(Objective):
         """Look once at what came: the loss and which parameters enter it, the same in every process."""
         if not math.isfinite(value):
             raise NonFinite(f"the loss over all processes is {value}")
-        used = self._peers.numbers(
-            torch.tensor([float(g is not None) for g in gradients], dtype=torch.float64)
-        ).tolist()
+        used = self.peers.numbers(torch.tensor([float(g is not None) for g in gradients], dtype=torch.float64)).tolist()
         self.unused = tuple(name for name, count in zip(self.names, used, strict=True) if count == 0)
         if len(self.unused) == len(self.names):
             raise Unmeasurable("no parameter has a gradient: the loss does not reach the parameters of the model")

@@ -1,6 +1,6 @@
 """The largest algebraic eigenvalues of the loss Hessian: the sharpness, warm-started, bounded and checked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from learnmech.observables import Status
 from learnmech.probes.curvature.check import NOT_COMPARED, compare
+from learnmech.probes.curvature.continuation import beginning, runner_up, turned
 from learnmech.probes.curvature.objective import NonFinite, Unmeasurable
 from learnmech.probes.curvature.operators import Choice, Operator
 from learnmech.probes.curvature.operators.choice import DIFFERENCES
@@ -15,9 +16,6 @@ from learnmech.probes.curvature.preconditioners import NoPreconditioner, inverse
 from learnmech.probes.curvature.processes import operator_of
 from learnmech.probes.curvature.result import TopEigenvalues, nothing
 from learnmech.probes.curvature.solvers.lanczos import lanczos
-from learnmech.probes.curvature.solvers.start import Start, challenged, start_vectors
-from learnmech.probes.curvature.solvers.stopping import Trust
-from learnmech.probes.curvature.space import Space
 from learnmech.probes.curvature.trust import judged, uncertainty, widened
 from learnmech.probes.distributed import peers_of
 from learnmech.probes.distributed.isolation import isolated_together
@@ -86,10 +84,10 @@ def top_eigenvalues(
             trainings to 2e-4 and in 95 of 100 measurements to 1e-5 at tol = 1e-3. At 1e-2 most are right to 1e-3, but
             where several eigenvalues crowd at the edge of stability a warm start was off by up to 3e-2.
         accuracy: Instead of `tol`: relative error of each eigenvalue to stop at, by an estimate (`errors`): far
-            cheaper, since the error of an eigenvalue is about the square of that of its vector. At 1 %, 240 of 240 warm
-            measurements along six trainings and 38 of 40 along two others were right to 1 % (the two: 1.1 and 1.3 %),
-            most of them after three products; 107 of 108 cold ones (the one: 7 %). It is an estimate: `residuals` is
-            the bound.
+            cheaper, since the error of an eigenvalue is about the square of that of its vector. At 1 %, 20 steps
+            apart, half of the measurements took three products while the vectors held and six while they turned; one
+            of a hundred was off by more than 1 %, where what nothing tracked had overtaken. It is an estimate:
+            `residuals` is the bound.
         max_products: Products that may be spent, never more.
         max_basis: Vectors of the parameters' size that may be held; None: as many as products. See `lanczos`.
         generator: Random numbers for start vectors, on the parameters' device. None: `seed` and age of `start`.
@@ -102,9 +100,15 @@ def top_eigenvalues(
         Eigenvalues, bounds, vectors, and how they were come by.
 
     Raises:
+        TypeError: batches, start or preconditioner is of another kind.
         ValueError: There are no batches, their sizes cannot be told, or k, which, tol, accuracy, max_basis, start or
             preconditioner do not fit.
     """  # noqa: DOC502 (raised below)
+    if not isinstance(batches, Sequence):
+        raise TypeError(
+            f"batches is a {type(batches).__name__}; expected a list of batches, which are gone through once for each "
+            "product: list(batches), or [batch] for one"
+        )
     peers = peers_of(model)
     source = FunctionSource(model, loss_fn)
     # before the swap: an optimizer's state is found by the identity of the model's own parameters
@@ -135,7 +139,7 @@ def top_eigenvalues(
 
     try:
         # differences are asked for where training's own kernels are to be used
-        return isolated_together(source, work, peers=peers, twice=method != DIFFERENCES)
+        return isolated_together(source, choice.arithmetic.around(work), peers=peers, twice=method != DIFFERENCES)
     except (Refusal, Skip, Unmeasurable) as refusal:
         return nothing(2 * k if which == "both" else k, Status.UNSUPPORTED, str(refusal))
 
@@ -157,6 +161,7 @@ def top_eigenvalues_of(
     """Return the k largest algebraic eigenvalues of a Hessian operator; see `top_eigenvalues` for the arguments.
 
     Raises:
+        TypeError: start is neither vectors nor an earlier result.
         ValueError: k is not between 1 and the number of parameters and products, or another argument does not fit.
     """
     rows = 2 * k if which == "both" else k
@@ -165,10 +170,17 @@ def top_eigenvalues_of(
             f"tol is {tol!r} and accuracy is {accuracy!r}; expected a relative residual between 0 and 1, such as 1e-3, "
             "and a relative error between 0 and 1, such as 0.01, or None"
         )
-    if not 1 <= k <= min(operator.space.dimension, max_products):
+    if start is not None and not isinstance(start, (Tensor, TopEigenvalues)):
+        raise TypeError(
+            f"start is {start!r}; expected the result of an earlier measurement, a tensor of vectors with "
+            f"{operator.space.size} numbers each, or None"
+        )
+    if not 1 <= k <= rows <= min(operator.space.dimension, max_products):
+        both = " at each end" if which == "both" else ""
         raise ValueError(
-            f"k is {k}; expected at least 1 and at most the {operator.space.dimension} parameters and the "
-            f"{max_products} products"
+            f"k is {k}{both}; expected at least 1, and {rows} eigenvalues to be at most the "
+            f"{operator.space.dimension} parameters and the {max_products} products"
+            + ('; type which="largest" or which="smallest" for one end' if which == "both" else "")
         )
 
     def draw() -> Tensor:
@@ -176,8 +188,8 @@ def top_eigenvalues_of(
 
     space = operator.space
     drawn = generator or space.generator(seed + (start.age if isinstance(start, TopEigenvalues) else 0))
-    begin = _start(start, k, which, space, draw, accuracy)
     try:
+        begin = beginning(start, k, which, operator, draw, accuracy)
         pairs = lanczos(
             operator.matvec,
             begin.vectors,
@@ -206,6 +218,7 @@ def top_eigenvalues_of(
         worst = float((pairs.errors / pairs.values.abs()).max())
         reason = f"after {pairs.products} products the estimated error is {worst:.2g}, wanted is {accuracy:.2g}"
     own = uncertainty(operator)
+    scout, second = runner_up(pairs, start, begin)
     return TopEigenvalues(
         eigenvalues=pairs.values,
         residuals=widened(operator, pairs.residuals),
@@ -218,26 +231,12 @@ def top_eigenvalues_of(
         comparison=comparison,
         asymmetry=pairs.asymmetry,
         unused=operator.unused,
-        scout=pairs.scout,
+        scout=scout,
+        second=second,
         age=begin.age,
         errors=pairs.errors + own,
-        turned=pairs.turned if begin.trust.warm else 0.0,
-        ladder=pairs.ladder,
+        turned=turned(pairs.vectors, start, space),
     )
-
-
-def _start(
-    start: Tensor | TopEigenvalues | None,
-    k: int,
-    which: str,
-    space: Space,
-    draw: Callable[[], Tensor],
-    accuracy: float | None,
-) -> Start:
-    """Return where to start: with a challenger where an eigenvalue is wanted, mixed where a vector is."""
-    if accuracy is None or which == "both" or isinstance(start, Tensor):
-        return Start(*start_vectors(start, 2 * k if which == "both" else k, space, draw), Trust())
-    return challenged(start, k, space, draw)
 
 
 def _scale(
@@ -253,6 +252,11 @@ def _scale(
                 f"the preconditioner lacks {missing[0]!r}; expected a tensor for every trainable parameter"
             )
         diagonal = [preconditioner[name] for name in parameters]
-    else:
+    elif isinstance(preconditioner, (list, tuple)):
         diagonal = list(preconditioner)
+    else:
+        raise TypeError(
+            f"preconditioner is {preconditioner!r}; expected the optimizer itself, such as torch.optim.Adam(...), or "
+            "the diagonal: a tensor for each trainable parameter, in a list or by name"
+        )
     return diagonal if isinstance(diagonal, NoPreconditioner) else inverse_root(diagonal)

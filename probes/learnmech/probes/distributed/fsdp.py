@@ -46,6 +46,43 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
+def whole(parameter: Tensor, shard: Tensor | None = None) -> Tensor:
+    """Gather a tensor of which every process has a shard, laid out as a parameter is: a collective of all of them.
+
+    Args:
+        parameter: The parameter, a DTensor.
+        shard: This process's shard of the tensor; None: of the parameter itself.
+    """
+    layout: Any = parameter
+    if shard is None:
+        shard = local(parameter)
+    laid_out: Any = type(layout.data).from_local(
+        shard.detach().contiguous(),
+        layout.device_mesh,
+        layout.placements,
+        run_check=False,
+        shape=layout.shape,
+        stride=layout.stride(),
+    )
+    found: Tensor = laid_out.full_tensor()
+    return found.detach().clone()
+
+
+def summed_to_shard(parameter: Tensor, summand: Tensor) -> Tensor:
+    """Add up whole tensors over processes; return this one's shard of the sum, laid out as a parameter is.
+
+    Args:
+        parameter: The parameter, a DTensor.
+        summand: This process's summand, of the parameter's whole shape.
+    """
+    from torch.distributed.tensor import Partial  # imported late: it takes half a second, and only sharding needs it
+
+    layout: Any = parameter
+    partial = [Partial() for _ in layout.placements]
+    sums: Any = type(layout.data).from_local(summand.contiguous(), layout.device_mesh, partial, run_check=False)
+    return local(sums.redistribute(layout.device_mesh, layout.placements))
+
+
 def state_of(module: nn.Module) -> Any:
     """Return what `fully_shard` keeps about a module, None if it was not applied to it."""
     get: Callable[[], Any] | None = getattr(module, "_get_fsdp_state", None)

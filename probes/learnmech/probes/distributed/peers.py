@@ -196,6 +196,17 @@ class Peers:
         codes = self.gathered(float(zlib.crc32(word.encode()) + 1) if word else 0.0)
         return len({code for code in codes if code}) <= 1
 
+    def added(self, vector: Tensor) -> Tensor:
+        """Announce a vector of the same length everywhere, and add it up over processes, in place."""
+
+        def length() -> list[float]:
+            return [float(len(vector)), float(len(vector)) ** 2]
+
+        _, (lengths, squares) = self.counted(length, Step.ADD, lambda numbers: numbers)
+        if float(lengths) ** 2 != self.size * float(squares):
+            self.say(Step.READ, failure=PeerFailed("the processes add up vectors of different lengths"))
+        return self.total(vector)
+
     def total(self, vector: Tensor) -> Tensor:
         """Add up a vector over processes, in place. Announce it: `attempt(..., Step.ADD)`."""
         if vector.device == self.device:

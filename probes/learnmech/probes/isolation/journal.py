@@ -9,6 +9,7 @@ and their version counters whatever the step does in place.
 import array
 import collections
 import logging
+import operator
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,10 @@ _FOREIGN = frozenset(
 """Objects of these packages are no state of the model (a trainer, a logger, a lock). Modules and schedulers are."""
 
 
+_ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+"""Values that hold nothing: most attributes of a module."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """How to copy and refill one type of container, without going through a subclass's own methods."""
@@ -55,10 +60,12 @@ class _Kind:
 
 
 def _same_items(now: Any, then: Any) -> bool:
-    return len(now) == len(then) and all(a is b for a, b in zip(now, then, strict=True))
+    return len(now) == len(then) and all(map(operator.is_, now, then))
 
 
 def _dict_content(container: dict[Any, Any]) -> dict[Any, Any]:
+    if not dict.__len__(container):
+        return {}
     # the order of an OrderedDict is kept apart from what dict keeps, and `move_to_end` changes only the former
     if isinstance(container, collections.OrderedDict):
         return dict(collections.OrderedDict.items(container))
@@ -66,6 +73,8 @@ def _dict_content(container: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _same_dict(now: dict[Any, Any], then: dict[Any, Any]) -> bool:
+    if not then:  # as most of the dicts of a module are
+        return dict.__len__(now) == 0
     content = _dict_content(now)
     return _same_items(content, then) and _same_items(content.values(), then.values())
 
@@ -103,6 +112,10 @@ _KINDS = (
 )
 
 _SLOTS = _Kind(dict, read_slots, write_slots, lambda now, then: _same_dict(read_slots(now), then))
+
+
+_EXACT = {kind.type: kind for kind in _KINDS} | {collections.OrderedDict: _KINDS[0]}
+"""What nearly every container of a module is: found without asking first whether it is a tensor, which is slow."""
 
 
 def _kind(value: Any) -> _Kind | None:
@@ -170,6 +183,14 @@ class Journal:
 
     def _visit(self, value: Any, depth: int, name: str) -> bool:
         """Note what `value` holds; tell whether a tensor or array is in it, directly or through tuples."""
+        if type(value) in _ATOMS:
+            return False
+        if (kind := _EXACT.get(type(value))) is not None:
+            self._note_container(value, kind, depth, name)
+            return False
+        return self._look_into(value, depth, name)
+
+    def _look_into(self, value: Any, depth: int, name: str) -> bool:
         if isinstance(value, Tensor | np.ndarray):
             return self._note_numbers(value, name)
         if isinstance(value, nn.Module):
@@ -213,7 +234,7 @@ class Journal:
     def _note_content(self, container: Any, kind: _Kind, depth: int, name: str) -> None:
         entry = _Entry(container, kind, kind.copy(container))
         self._entries.append(entry)
-        if depth > DEPTH or len(entry.content) > WIDE or kind.type in (bytearray, array.array):
+        if not entry.content or depth > DEPTH or len(entry.content) > WIDE or kind.type in (bytearray, array.array):
             return
         if kind.type is dict:
             found = [self._visit(item, depth + 1, f"{name}.{key}") for key, item in entry.content.items()]

@@ -43,7 +43,7 @@ class PureLoss:
         self._source = source
         self._journal = journal
         self._streams = streams
-        self._own = False  # the model holds the leaves, and nothing else was put in since
+        self._own = True  # no loss was evaluated at other parameters since the model last held the leaves
 
     def __call__(self, batch: Any, *, draw: int = 0) -> Tensor:
         """Compute the loss of `batch`, a scalar with a graph to the leaves.

@@ -1,50 +1,15 @@
 """The mean of the curvatures of several processes, each of which holds its own share of the data."""
 
 import math
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from learnmech.probes.curvature.objective import Unmeasurable
 from learnmech.probes.curvature.operators.operator import Operator
-from learnmech.probes.curvature.space import Space
-from learnmech.probes.distributed.peers import Peers, Step
-
-
-class ReplicatedSpace(Space):
-    """Vectors of which every process holds the same numbers, up to rounding.
-
-    Where processes run on unlike devices their sums differ in the last bit, and decisions would differ with them: then
-    sums are those of the first process, everywhere, at one message each. Random vectors always are: those of the same
-    seed may differ altogether (on a GPU they depend on the number of its multiprocessors).
-
-    Args:
-        space: The space as one process sees it.
-        peers: The processes.
-    """
-
-    def __init__(self, space: Space, peers: Peers) -> None:
-        super().__init__(space.size, space.dtype, space.device, dimension=space.dimension)
-        self._peers = peers
-        self._alike = peers.agree(_arithmetic(space.device))
-
-    def reduced(self, partial: Tensor) -> Tensor:
-        """Return numbers that are the same in every process."""
-        return partial if self._alike else self._peers.first(partial)
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Draw a vector of independent standard normal numbers, the same in every process [size]."""
-        return self._peers.shown(self._peers.attempt(lambda: super(ReplicatedSpace, self).draw(generator), Step.DRAW))
-
-
-def _arithmetic(device: torch.device) -> str:
-    """Name what the last bit of a sum depends on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    return (
-        f"{torch.__version__} {device.type} {name} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
-    )
+from learnmech.probes.curvature.shared import SharedObjective
+from learnmech.probes.distributed.peers import Step
 
 
 class Averaged:
@@ -57,11 +22,10 @@ class Averaged:
     All processes call the same methods in the same order, inside `Peers.together`.
 
     Args:
-        operator: A_r, of the mean loss over this process's own examples. With `examples` = 0 it is asked for nothing
-            that needs a loss.
-        peers: The processes.
-        examples: n_r.
-        names: Names of the parameters, the same in every process.
+        operator: A_r, of the mean loss over this process's own examples. Where it has none, the operator is asked for
+            nothing that needs a loss.
+        objective: The mean loss over the examples of all processes.
+        method: How products come about in the other processes, for one without examples.
 
     Attributes:
         products: Products spent so far.
@@ -69,29 +33,22 @@ class Averaged:
         error: The same relative to |A|, which is bounded from below by what was seen of it.
         loss: The loss over all the data; NaN before the first evaluation.
         unused: Parameters that enter the loss in no process.
-
-    Raises:
-        ValueError: There are no examples in any process.
-        PeerFailed: The models of the processes differ in size.
     """
 
-    def __init__(self, operator: Operator, peers: Peers, examples: float, names: Sequence[str]) -> None:
+    def __init__(self, operator: Operator, objective: SharedObjective, method: str = "") -> None:
         self._operator = operator
-        self._peers = peers
-        self._names = list(names)
+        self._peers = objective.peers
+        self._names = objective.names
+        self._method = method
+        self.space = objective.space
+        self.weight = objective.share
         self.products = 0
         self.uncertainty = 0.0
         self.loss = math.nan
         self._norm = 0.0
         self.unused: tuple[str, ...] = ()
-        self.space = ReplicatedSpace(operator.space, peers)
         self.kinked = False
         self._looked = False
-        peers.same(float(operator.space.size), "the number of trained parameters")
-        total = float(peers.numbers(torch.tensor([examples], dtype=torch.float64)))
-        if not total > 0:
-            raise ValueError("no process has a batch with examples in it")
-        self.weight = examples / total
 
     @property
     def error(self) -> float:
@@ -103,7 +60,7 @@ class Averaged:
     @property
     def method(self) -> str:
         """How products come about."""
-        return self._operator.method
+        return self._method or self._operator.method
 
     @property
     def resolution(self) -> float:

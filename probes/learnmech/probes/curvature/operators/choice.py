@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from learnmech.probes.curvature.arithmetic import Arithmetic
 from learnmech.probes.curvature.check import Agreement, compare
 from learnmech.probes.curvature.objective import NonFinite, Objective, Unmeasurable
 from learnmech.probes.curvature.operators.double_backward import HessianOperator
 from learnmech.probes.curvature.operators.finite_differences import DifferenceOperator
 from learnmech.probes.curvature.operators.gauss_newton import GaussNewtonOperator
 from learnmech.probes.curvature.operators.operator import NotTwiceDifferentiable, Operator
+from learnmech.probes.curvature.operators.rounded import Rounded, Rounding
 from learnmech.probes.curvature.operators.scaled import Scaled, flat_scale
 from learnmech.probes.curvature.operators.soundness import nothing_hidden, repeatable
 
@@ -24,6 +26,10 @@ ORDER = (EXACT, DIFFERENCES)
 USELESS = 0.05
 """Differences whose own error is larger are passed over by `auto`: on ReLU networks it is 0.1 to 4, in bfloat16 0.01
 to 0.2, on smooth networks in float32 below 2e-3."""
+
+RECHECK = 20
+"""Uses after which a method is put to the probe again, along another direction: at about eight gradients a probe, and
+eight a measurement, 5 % more. Where the parameters are others than at the last use, it is put to the probe at once."""
 
 
 class Choice:
@@ -45,11 +51,16 @@ class Choice:
         except Unmeasurable as reason:
             operator = substitute.operator(objective)    # sharpness_gauss_newton, with the reason
 
-    What only shows later, in a product or at the top vector, is told by `doubt(reason)`: the next operator is then
-    of the next method.
+    What works at first may go wrong later (a schedule switches on dropout of its own, another kernel is chosen, a layer
+    is unfrozen): the probe is repeated along a new direction every `RECHECK` uses, and when the parameters are
+    others. What only shows in a product or at the top vector is told by `doubt(reason)`: the next operator is then of
+    the next method.
+
+    Within `arithmetic.around` a loss that training computes in half precision is evaluated in float32.
 
     **What it costs.** At first use: two forward passes, a gradient, a product, and two to six gradients; where it falls
-    to differences, eight to twenty gradients more; afterwards nothing. Measured: 8 training steps, 13 with differences.
+    to differences, eight to twenty gradients more. Measured: 8 training steps, 13 with differences. The same at
+    every recheck; its product counts among those of the operator.
 
     Args:
         method: `auto`, or one method to insist on: `double_backward`, `finite_differences`, `gauss_newton`. Differences
@@ -57,6 +68,8 @@ class Choice:
 
     Attributes:
         method: As given.
+        arithmetic: Whether measurements are in float32; training's own with differences that were insisted on, since
+            they are asked for where training's own kernels are to be used.
         reason: Why better methods were passed over, as a sentence; '' if none was.
 
     Raises:
@@ -67,6 +80,11 @@ class Choice:
         if method not in METHODS:
             raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}")
         self.method = method
+        self.arithmetic = Arithmetic(allowed=method != DIFFERENCES)
+        self._rounding = Rounding()
+        self._names: list[str] = []
+        self._probes = 0
+        self._uses = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -103,7 +121,9 @@ class Choice:
             Unmeasurable: No method works; the message has the reason for each. The next call tries all of them again.
         """  # noqa: DOC502 (raised below)
         flat = None if scale is None else flat_scale(objective, scale)
-        if self._works:
+        self._uses += 1
+        if self._works and self._uses % RECHECK and self._names == objective.names:
+            self.arithmetic.widen(objective)
             return self._built(objective, flat, retain=retain)
         try:
             return self._found(objective, flat, retain=retain)
@@ -111,10 +131,13 @@ class Choice:
             return self._built(objective, flat, retain=retain)
 
     def _found(self, objective: Objective, scale: Tensor | None, *, retain: bool) -> Operator:
-        repeatable(objective)
+        self.arithmetic.settle(objective, lambda: repeatable(objective))
+        self.arithmetic.widen(objective)
+        self._uses, self._names = 0, objective.names
         gradient = objective.gradient_along()
         nothing_hidden(objective)
-        direction = _direction(objective, gradient if scale is None else scale * gradient)
+        direction = _direction(objective, gradient if scale is None else scale * gradient, self._probes)
+        self._probes += 1
         while True:
             operator = self._built(objective, scale, retain=retain)
             objection = self._objection(operator, direction)
@@ -139,8 +162,12 @@ class Choice:
             return DifferenceOperator(objective, scale=scale, step=self._step)
         if self._left[0] == GAUSS_NEWTON:
             return GaussNewtonOperator(objective, scale=scale, retain=retain)
-        operator = HessianOperator(objective, retain=retain)
-        return operator if scale is None else Scaled(operator, scale)
+
+        def exact(at: Objective, *, retain: bool = False) -> Operator:
+            operator = HessianOperator(at, retain=retain)
+            return operator if scale is None else Scaled(operator, scale)
+
+        return Rounded(exact(objective, retain=retain), objective, exact, self._rounding)
 
     def _objection(self, operator: Operator, direction: Tensor) -> str:
         """Put an operator to the probe; return what speaks against it, or ''."""
@@ -169,10 +196,10 @@ class Choice:
         return ""
 
 
-def _direction(objective: Objective, gradient: Tensor) -> Tensor:
+def _direction(objective: Objective, gradient: Tensor, seed: int) -> Tensor:
     """Return a unit vector along which curvature is large enough to compare, and that sees every parameter."""
     space = objective.space
-    drawn = objective.split(space.draw(space.generator(0)))
+    drawn = objective.split(space.draw(space.generator(seed)))
     # every tensor alike: a wrong derivative in a small one would vanish beside millions of others
     noise = space.unit(
         objective.join([piece / piece.norm().clamp(min=torch.finfo(piece.dtype).tiny) for piece in drawn])

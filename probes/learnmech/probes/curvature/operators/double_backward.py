@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from learnmech.probes.curvature.objective import Objective, Unmeasurable, differentiated
-from learnmech.probes.curvature.operators.graph import broken_node, kinked_node
+from learnmech.probes.curvature.operators.graph import broken_node, kinked_node, resolution
 from learnmech.probes.curvature.operators.on_objective import OnObjective
 from learnmech.probes.curvature.operators.operator import NotTwiceDifferentiable
 
@@ -36,6 +36,12 @@ class HessianOperator(OnObjective):
         self._retain = retain
         self._graphs: list[list[Tensor | None] | None] = [None] * len(objective)
         self._inspected = [False] * len(objective)
+        self._coarsest = objective.resolution
+
+    @property
+    def resolution(self) -> float:
+        """Relative spacing of the coarsest type among parameters and, after the first product, all that they enter."""
+        return self._coarsest
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return H v.
@@ -116,6 +122,7 @@ class HessianOperator(OnObjective):
             self._inspected[index] = True
             _inspect(gradients)
             self.kinked = self.kinked or bool(kinked_node(loss))
+            self._coarsest = max(self._coarsest, resolution(loss))
         if self._retain:
             self._graphs[index] = gradients
         return gradients

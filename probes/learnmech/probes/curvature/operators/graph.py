@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
@@ -45,6 +46,12 @@ derivative does), which second derivatives leave out and differences see."""
 def kinked_node(tensor: Tensor) -> str:
     """Return the name of a node with a kink in the graph of a loss, '' if there is none."""
     return next((name for name in map(_name, _nodes([tensor])) if _stem(name).startswith(KINKS)), "")
+
+
+def resolution(tensor: Tensor) -> float:
+    """Return the relative spacing of the coarsest floating type in the graph of a loss."""
+    types = {entry.dtype for node in _nodes([tensor]) for entry in getattr(node, "_input_metadata", ())}
+    return max((torch.finfo(dtype).eps for dtype in types if dtype.is_floating_point), default=0.0)
 
 
 def _name(node: Node) -> str:

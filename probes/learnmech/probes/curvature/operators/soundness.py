@@ -12,8 +12,11 @@ NUDGE = 1e-2
 """How far parameters without gradient are moved, relative to their norm, to see whether the loss depends on them."""
 
 
-def repeatable(objective: Objective) -> None:
+def repeatable(objective: Objective) -> float:
     """Check that the loss is a function of the parameters: two evaluations at w agree. Costs two forward passes.
+
+    Returns:
+        The loss.
 
     Raises:
         Unmeasurable: They do not; the message says what to do about it.
@@ -27,6 +30,7 @@ def repeatable(objective: Objective) -> None:
             "differ from call to call, use torch.use_deterministic_algorithms(True); if the loss keeps state outside "
             "the model (a global, a file, a generator, a data loader), keep it in the model or pass a loss without it"
         )
+    return first
 
 
 def nothing_hidden(objective: Objective) -> None:

@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learnmech.probes.curvature.space import Space
+from learnmech.probes.curvature.objective import Unmeasurable
+from learnmech.probes.curvature.space import SLICE, Space
 
 ROUNDING = 4.0
 """Rounding floor of a residual in units of eps * |A|: two passes of Gram-Schmidt and one combination of the basis each
 leave about one. In float32 a residual below 5e-7 |A| cannot be told from zero."""
-
-SLICE = 1 << 20
-"""Numbers of each vector that are combined at a time when the basis is made smaller: the extra memory is k slices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,47 +70,65 @@ class Basis:
             vector: The direction; zero counts as dependent. [size]
             draw: Draws a replacement; None: leave it out.
         """
-        length = float(self.space.norm(vector))
         while True:
-            candidate = vector / length if length > 0 else vector
-            for _ in range(2):
-                for q in self.vectors:
-                    candidate = candidate - self.space.dot(q, candidate) * q
-            left = float(self.space.norm(candidate))
-            if left > 100 * self.eps:  # otherwise what is left of the unit vector is rounding
-                self.waiting.append(len(self.vectors))
-                self.vectors.append(candidate / left)
-                return True
+            length = float(self.space.norm(vector))
+            if 0 < length < math.inf:
+                candidate = vector / length
+                left = 1.0
+                for _ in range(2 if self.vectors else 0):
+                    self._subtract(candidate, self.space.dots(self.vectors, candidate).tolist())
+                    left = float(self.space.norm(candidate))
+                if left > 100 * self.eps:  # otherwise what is left of the unit vector is rounding
+                    self.waiting.append(len(self.vectors))
+                    self.vectors.append(candidate.div_(left))
+                    return True
             if draw is None or len(self.vectors) >= self.space.dimension:
                 return False
             vector = draw()
-            length = float(self.space.norm(vector))
 
     def multiply(self, index: int, matvec: Callable[[Tensor], Tensor]) -> bool:
-        """Take in A q for a waiting vector q; False if it is not finite."""
-        image = matvec(self.vectors[index])
-        before = self.space.norm(image)
-        coefficients = torch.zeros(len(self.vectors), dtype=torch.float64, device=image.device)
+        """Take in A q for a waiting vector q; False if it is not finite.
+
+        Raises:
+            Unmeasurable: Its numbers are so small that their type holds them at less than full precision.
+        """
+        vector = self.vectors[index]
+        image = matvec(vector)
+        if image.data_ptr() == vector.data_ptr():  # the identity, by a function that returns its argument
+            image = image.clone()
+        largest = torch.finfo(image.dtype).max
+        column = [0.0] * len(self.vectors)
         for _ in range(2):  # twice is enough (Giraud et al. 2005)
-            overlap = self.space.dots(self.vectors, image)
-            for q, c in zip(self.vectors, overlap, strict=True):
-                image = torch.addcmul(image, q, c.to(image.dtype), value=-1)
-            coefficients += overlap
-        after = self.space.norm(image)
-        *column, length, rest = torch.cat([coefficients, before[None], after[None]]).tolist()  # the one read-back
-        if not math.isfinite(length) or not math.isfinite(rest):
+            overlap = self.space.dots(self.vectors, image).tolist()
+            if not all(abs(c) <= largest for c in overlap):
+                return False
+            self._subtract(image, overlap)
+            column = [one + other for one, other in zip(column, overlap, strict=True)]
+        rest = float(self.space.norm(image))
+        length = math.hypot(*column, rest)  # |A q|, by Pythagoras
+        if not length <= largest:
             return False
+        if 0 < length < self.space.smallest:
+            raise Unmeasurable(
+                f"the numbers of a product are about {length / math.sqrt(self.space.dimension):.1g}, less than "
+                f"{self.space.dtype} holds at full precision: multiply the loss by a large number"
+            )
         self.norm = max(self.norm, length)
         self.waiting.remove(index)
         self.multiplied.append(index)
         if rest > self.rounding and len(self.vectors) < self.space.dimension:
             self.waiting.append(len(self.vectors))
-            self.vectors.append(image / rest)
+            self.vectors.append(image.div_(rest))
             column.append(rest)
             rest = 0.0
         self._dropped.append(rest)
         self._columns.append(np.array(column))
         return True
+
+    def _subtract(self, vector: Tensor, weights: Sequence[float]) -> None:
+        """Subtract a combination of the basis from a vector, in place."""
+        for q, weight in zip(self.vectors, weights, strict=True):
+            vector.sub_(q, alpha=weight)
 
     def ritz(self) -> Ritz:
         """Return the Ritz pairs of what has been multiplied."""
@@ -124,8 +140,8 @@ class Basis:
         values, combinations = np.linalg.eigh((inner + inner.T) / 2)
         values, combinations = values[::-1], combinations.T[::-1]
         outside = matrix[self.waiting] @ combinations.T
-        lost = np.abs(combinations) @ np.array(self._dropped)
-        residuals = np.hypot(np.linalg.norm(outside, axis=0), lost) + self.rounding
+        lost = np.abs(combinations) @ self._dropped
+        residuals = np.sqrt((outside * outside).sum(0) + lost * lost) + self.rounding
         return Ritz(values, residuals, combinations, outside)
 
     def shrink(self, ritz: Ritz, keep: Sequence[int]) -> None:
@@ -163,15 +179,18 @@ class Basis:
         sources = [self.vectors[index] for index in (*self.multiplied, *self.waiting)]
         for begin in range(0, self.space.size, SLICE):
             parts = [q[begin : begin + SLICE] for q in sources]
-            made = []
-            for weights in rows.tolist():
-                total = torch.zeros_like(parts[0])
-                for part, weight in zip(parts, weights, strict=True):
-                    total.add_(part, alpha=weight)
-                made.append(total)
+            made = [_sum(parts, weights) for weights in rows.tolist()]
             for part, total in zip(parts, made, strict=False):
                 part.copy_(total)
         self.vectors = sources[: len(rows)] + sources[len(self.multiplied) :]
+
+
+def _sum(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = parts[0] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        if weight:
+            total.add_(part, alpha=weight)
+    return total
 
 
 def _padded(rows: np.ndarray, waiting: int) -> np.ndarray:

@@ -40,9 +40,7 @@ class RitzPairs:
         asymmetry: Largest |q_i' A q_j - q_j' A q_i| seen, relative to |A|: rounding for a symmetric A.
         finite: False if a product was NaN or infinite; then the numbers above are NaN and the vectors empty.
         errors: Estimates of |eigenvalue of this rank - value|, see `learnmech.probes.curvature.solvers.stopping`.
-        turned: Relative residual of the first start vector, |A x - (x'A x) x| / |x'A x|: how far it is from an
-            eigenvector. Infinite if x'A x is not of the sign that is wanted.
-        ladder: Ritz values from the (k+1)-th on, relative to the k-th: what the next measurement expects below.
+        second: The next Ritz value of the first end, relative to the last wanted one.
     """
 
     values: Tensor
@@ -54,8 +52,7 @@ class RitzPairs:
     asymmetry: float
     finite: bool
     errors: Tensor
-    turned: float = math.inf
-    ladder: tuple[float, ...] = ()
+    second: float = 0.0
 
 
 def lanczos(
@@ -97,7 +94,7 @@ def lanczos(
     LOBPCG (Knyazev 2001) multiplies k vectors an iteration and minimises over three times as many, of the same Krylov
     space. SciPy's took 18.5 and 42.5 products for k = 1 and 3 on the 40 spectra of `EXTRA` where this took 18 and 33.
 
-    Each product is followed by one read-back of as many numbers as the basis has vectors.
+    Each product is followed by three read-backs: the overlaps with the basis, twice, and a length.
 
     Args:
         matvec: The operator, linear and symmetric.
@@ -168,8 +165,7 @@ def _pairs(basis: Basis, ritz: Ritz, goal: Goal, products: int) -> RitzPairs:
         asymmetry=asymmetry,
         finite=True,
         errors=torch.from_numpy(np.maximum(goal.errors(ritz), basis.rounding)),
-        turned=goal.turned,
-        ladder=goal.ladder(ritz),
+        second=goal.second(ritz),
     )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from learnmech.probes.curvature.batches import objective_of
 from learnmech.probes.curvature.objective import Objective
+from learnmech.probes.curvature.processes import objective_in
 from learnmech.probes.isolation import PureLoss
+from learnmech.probes.isolation.sharded import ShardedLoss
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -18,7 +19,8 @@ class AppliedUpdate:
     Attributes:
         before: The loss as an objective at w_t.
         after: The same at w_(t+1).
-        step: s = w_(t+1) - w_t, flat. Exact where a weight changes by less than a factor of two (Sterbenz). [size]
+        step: s = w_(t+1) - w_t, flat; of sharded weights this process's part. Exact where a weight changes by less
+            than a factor of two (Sterbenz). [size]
     """
 
     before: Objective
@@ -26,18 +28,18 @@ class AppliedUpdate:
     step: Tensor
 
 
-def applied_update(loss: PureLoss, held: Mapping[str, Tensor], batches: Sequence[Any]) -> AppliedUpdate:
-    """Return the update from held weights to those a loss is at; usable inside `isolated` only.
+def applied_update(loss: PureLoss | ShardedLoss, held: Mapping[str, Tensor], batches: Sequence[Any]) -> AppliedUpdate:
+    """Return the update from held weights to those a loss is at, over the batches of all processes that measure.
 
     Args:
         loss: The isolated loss, at w_(t+1).
-        held: Copies of the weights w_t by name; one that is missing has not changed.
-        batches: The batch of the update, in one part or several.
+        held: Copies of the weights w_t (of sharded ones this process's part) by name; one that is missing has not
+            changed.
+        batches: This process's batch of the update, in one part or several.
 
     Raises:
         ValueError: There are no batches, or their sizes cannot be told.
-    """  # noqa: DOC502 (raised by objective_of)
-    after = objective_of(loss, batches)
-    leaves = [held.get(name, leaf).detach().requires_grad_() for name, leaf in loss.leaves.items()]
-    before = objective_of(loss, batches, parameters=leaves)
-    return AppliedUpdate(before, after, after.join(after.parameters).sub_(before.join(leaves)))
+        PeerFailed: It failed in some process.
+    """  # noqa: DOC502 (raised by objective_in)
+    after, before = objective_in(loss, batches), objective_in(loss, batches, held=held)
+    return AppliedUpdate(before, after, after.join(after.parameters).sub_(before.join(before.parameters)))

@@ -30,8 +30,8 @@ class Chain:
     The start of a run is uniform on the unit sphere of a complement that does not depend on it: that is all that
     unbiasedness needs.
 
-    Memory: one vector of `space.size` numbers per product of the runs that are kept. One read-back per product, of as
-    many numbers as there are vectors.
+    Memory: one vector of `space.size` numbers per product of the runs that are kept. Each product is followed by four
+    read-backs: its length, the overlaps with the basis, twice, and the length of what is left.
 
     Args:
         operator: A.

@@ -1,0 +1,66 @@
+"""Probes that watch the backward passes of an update: told before the first of them, and after each."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from learnmech.probes.guard import Guard
+from learnmech.probes.pieces import count
+from learnmech.probes.probe import Moment, Probe, TrainingView
+from learnmech.probes.runner import Runner
+
+
+class Watching:
+    """Tells the probes that are due what happens before the gradient is complete.
+
+    Args:
+        runner: Runs the probes.
+        guard: The guard of the engine.
+    """
+
+    def __init__(self, runner: Runner, guard: Guard) -> None:
+        self._runner = runner
+        self._guard = guard
+        self._watching: list[Probe] = []
+
+    def arm(self, step: int, view: Callable[[], TrainingView]) -> None:
+        """Tell the probes that will measure the update of a step that its backward passes come next."""
+        self.stop()
+        if not self._guard.open:
+            return
+        with self._guard:
+            due = [p for p in self._runner.due(Moment.UPDATE, step) if hasattr(p, "arm")]
+            if due:
+                seen = view()
+                self._watching = [probe for probe in due if self._runner.arm(probe, seen)]
+
+    def stop(self) -> None:
+        """Let go of what they watch with: the update has been measured, or will not be."""
+        watching, self._watching = self._watching, []
+        for probe in watching:
+            disarm: Callable[[], None] | None = getattr(probe, "disarm", None)
+            if disarm is not None:
+                disarm()
+
+    def next_piece(self, batch: Any) -> None:
+        """Tell them that the backward pass of a micro-batch has ended."""
+        if not self._watching or not self._guard.open:
+            return
+        with self._guard:
+            examples = count(batch)
+            for probe in self._watching:
+                tell: Callable[[Any, int | None], None] = getattr(probe, "next_piece")  # noqa: B009 (not of all probes)
+                tell(batch, examples)
+
+
+def expect(probes: Iterable[Probe], micro_batches: int, processes: int) -> None:
+    """Tell probes what an update will consist of, before a run begins: it may decide when they measure.
+
+    Args:
+        probes: The probes of the run.
+        micro_batches: Backward passes of each process in an update.
+        processes: Processes that measure together.
+    """
+    for probe in probes:
+        told: Callable[[int, int], None] | None = getattr(probe, "expect", None)
+        if told is not None:
+            told(micro_batches, processes)

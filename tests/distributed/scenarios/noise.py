@@ -1,0 +1,109 @@
+"""Noise from the processes that train together, for `test_noise.py`."""
+
+import sys
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+from common import begin, end, problem, recorded, state_of
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
+
+from learnmech.probes import GradientNoiseScale, Recorder, every
+
+STEPS = 3
+
+
+def batches(rank, size, step, micro):
+    """The batches of a process at a step: other examples in each process and micro-batch."""
+    _, _, (x, y) = problem(examples=200)
+    first = ((step * size + rank) * micro) * 4
+    return [(x[first + 4 * k :][:4], y[first + 4 * k :][:4]) for k in range(micro)]
+
+
+def train(rank, size, *, kind="ddp", micro=1, folder=None, clip=None, hook=False, probes=None, breaks=None):
+    """Train; return a digest of the end, and the pieces' gradients of every step."""
+    plain, loss, _ = problem()
+    if kind == "fsdp":
+        fully_shard(plain[0])
+        model = fully_shard(plain)
+    else:
+        model = nn.parallel.DistributedDataParallel(plain)
+        if hook:
+            model.register_comm_hook(None, allreduce_hook)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = None
+    if folder is not None:
+        probes = [GradientNoiseScale(every(1))] if probes is None else probes
+        recorder = Recorder(model, optimizer, loss, probes, sink=f"spool:{folder}", accumulation=micro)
+        recorder.__enter__()
+    for step in range(STEPS):
+        if recorder is not None and (step, rank) == (breaks, 1):
+            probes[0]._live._hooks.trouble = "broken in one process"
+        optimizer.zero_grad()
+        mine = batches(rank, size, step, micro)
+        for index, batch in enumerate(mine):
+            last = index == micro - 1
+            if kind == "fsdp":
+                model.set_requires_gradient_sync(last)
+            with model.no_sync() if kind == "ddp" and not last else nullcontext():
+                (loss(model, batch) / micro).backward()
+            if recorder is not None:
+                recorder.after_backward(batch)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        if recorder is not None:
+            recorder.after_step(mine[-1])
+    if recorder is not None:
+        recorder.close()
+    return state_of(plain, [optimizer])
+
+
+def expected(size, micro, steps=STEPS):
+    """tr Sigma and |G|^2 by step from the gradients of all pieces, in one process."""
+    model, loss, _ = problem()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = []
+    for step in range(steps):
+        pieces = [batch for rank in range(size) for batch in batches(rank, size, step, micro)]
+        rows = []
+        for batch in pieces:
+            gradients = torch.autograd.grad(loss(model, batch), list(model.parameters()))
+            rows.append(torch.cat([g.reshape(-1) for g in gradients]))
+        rows = torch.stack(rows)
+        trace = 4 * float(rows.var(dim=0).sum())
+        square = float(rows.mean(dim=0).square().sum()) - trace / (4 * len(pieces))
+        found.append((trace, square))
+        optimizer.zero_grad()
+        (sum(loss(model, batch) for batch in pieces) / len(pieces)).backward()
+        optimizer.step()
+    return found
+
+
+def main():
+    rank, size = begin()
+    found = {"expected": {micro: expected(size, micro) for micro in (1, 3)}}
+
+    def measured(name, **settings):
+        found[name] = {"state": train(rank, size, folder=name, **settings), "plain": train(rank, size, **settings)}
+        if rank == 0:
+            found[name] |= recorded(name)
+
+    measured("ddp")
+    measured("ddp accumulated", micro=3)
+    measured("ddp hook", hook=True)
+    measured("ddp clipped", clip=0.01)
+    measured("fsdp", kind="fsdp")
+    measured("fsdp accumulated", kind="fsdp", micro=3)
+    name = "broken"
+    found[name] = {"state": train(rank, size, folder=name, breaks=1), "plain": train(rank, size)}
+    if rank == 0:
+        found[name] |= recorded(name)
+    dist.barrier()
+    end(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

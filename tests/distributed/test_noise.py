@@ -1,0 +1,37 @@
+"""Gradient noise from the processes that train together: their pieces against the same pieces in one process."""
+
+import pytest
+
+CASES = ["ddp", "ddp accumulated", "ddp hook", "ddp clipped", "fsdp", "fsdp accumulated"]
+
+
+@pytest.fixture
+def found(group, size):
+    return group("noise", size)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_pieces_of_all_processes_count(found, size, case):
+    first = found[0]
+    traces, squares = (first[case]["values"][name] for name in ("noise_trace", "grad_sq_norm"))
+    # after clipping the trainings part after the first step
+    steps = 1 if "clipped" in case else 3
+    expected = first["expected"][3 if "accumulated" in case else 1][:steps]
+    for step, (trace, square) in enumerate(expected):
+        assert traces[step] == pytest.approx(trace, rel=1e-9)
+        assert squares[step] == pytest.approx(square, rel=1e-9, abs=1e-12)
+    method = "ranks_and_micro_batches" if "accumulated" in case else "ranks"
+    assert set(first[case]["ways"]["noise_trace"].values()) == {method}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("case", [*CASES, "broken"])
+def test_the_training_is_as_without(found, size, case):
+    for result in found:
+        assert result[case]["state"] == result[case]["plain"]
+
+
+@pytest.mark.parametrize("size", [2])
+def test_an_update_that_one_process_has_not_seen_is_left_out_by_all(found, size):
+    assert sorted(found[0]["broken"]["values"]["noise_trace"]) == [0, 2]
