@@ -26,7 +26,10 @@ from learnmech.probes.hessian_spectrum import HessianSpectrum
 from learnmech.probes.loss_change import LossChange
 from learnmech.probes.probe import Probe
 from learnmech.probes.sharpness_reading import SharpnessReading
+from learnmech.probes.symmetries import Symmetries
 
+ACCUMULATED = "GradientNoiseScale, of 4 micro-batches"
+MICRO_BATCHES = 4
 BLOCKS, FEW_BLOCKS = 7, 3
 PATIENCE = 8.0  # seconds for the blocks of one probe on one network, once two are done
 CHEAP, DEAR, DEAREST = 20, 2, 1  # steps in a block, for what costs less than a step, more, and more than FIFTY of them
@@ -49,18 +52,23 @@ PROBES: dict[str, Callable[[int], Probe | list[Probe]]] = {
     "HessianEigenvalues": lambda n: HessianEigenvalues(every(n)),
     "HessianSpectrum": lambda n: HessianSpectrum(every(n)),
     "GradientNoiseScale": lambda n: GradientNoiseScale(every(n)),
+    ACCUMULATED: lambda n: GradientNoiseScale(every(n), source="pieces"),
     "WeightDynamics": lambda n: WeightDynamics(every(n)),
+    "Symmetries": lambda n: Symmetries(every(n)),
 }
 
 
-def train(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, recorder: Recorder | None) -> None:
-    """Do one step."""
+def train(model: nn.Module, batches: list[Batch], optimizer: torch.optim.Optimizer, recorder: Recorder | None) -> None:
+    """Do one step on the mean over micro-batches."""
     optimizer.zero_grad()
-    loss = loss_fn(model, batch)
-    loss.backward()
+    for batch in batches:
+        loss = loss_fn(model, batch) / len(batches)
+        loss.backward()
+        if recorder is not None and len(batches) > 1:
+            recorder.after_backward(batch)
     optimizer.step()
     if recorder is not None:
-        recorder.after_step(batch, loss)
+        recorder.after_step(batches[-1], loss)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -74,19 +82,23 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def compare(name: str, probes: list[Probe], device: str, blocks: int) -> dict[str, float]:
-    """Alternate blocks of plain and recorded steps; return medians in seconds a step."""
+def compare(name: str, probes: list[Probe], device: str, blocks: int, pieces: int = 1) -> dict[str, float]:
+    """Alternate blocks of plain and recorded steps, of so many micro-batches; return medians in seconds a step."""
     torch.manual_seed(0)
     model = TASKS[name].make().to(device)
     inputs, targets = random_batch(name)
-    batch = (inputs.to(device), targets.to(device))
+    inputs, targets = inputs.to(device), targets.to(device)
+    batch = list(zip(inputs.chunk(pieces), targets.chunk(pieces), strict=True))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     plain, recorded, first = [], [], 0.0
-    block = CHEAP if not probes or isinstance(probes[-1], WeightDynamics) else DEAR
+    cheap = not probes or pieces > 1 or isinstance(probes[-1], WeightDynamics | Symmetries)
+    block = CHEAP if cheap else DEAR
     rounds = blocks if probes else 3 * blocks
     with tempfile.TemporaryDirectory() as folder:
         probes = probes or [WeightDynamics(every(10**9, start=10**9))]
-        with Recorder(model, optimizer, loss_fn, probes, sink=f"spool:{folder}", budget=0) as recorder:
+        with Recorder(
+            model, optimizer, loss_fn, probes, sink=f"spool:{folder}", budget=0, accumulation=pieces
+        ) as recorder:
             for _ in range(5):
                 train(model, batch, optimizer, None)
             first = seconds(lambda: [train(model, batch, optimizer, recorder) for _ in range(3)])
@@ -106,7 +118,7 @@ def compare(name: str, probes: list[Probe], device: str, blocks: int) -> dict[st
     }
 
 
-def step_of(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
+def step_of(model: nn.Module, batch: list[Batch], optimizer: torch.optim.Optimizer) -> float:
     """Time a plain step, roughly."""
     return seconds(lambda: [train(model, batch, optimizer, None) for _ in range(3)]) / 3
 
@@ -128,7 +140,9 @@ def measured(device: str, threads: int, *, quick: bool = False) -> str:
     for probe, network in track(cases, description="probe x model", console=Console(stderr=True)):
         made = [] if probe is None else PROBES[probe](1)
         chosen = made if isinstance(made, list) else [made]
-        lines.append(_line(probe, network, compare(network, chosen, device, FEW_BLOCKS if quick else BLOCKS)))
+        pieces = MICRO_BATCHES if probe == ACCUMULATED else 1
+        found = compare(network, chosen, device, FEW_BLOCKS if quick else BLOCKS, pieces)
+        lines.append(_line(probe, network, found))
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """The other two laws: predictions by closed form, preconditions case by case."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -107,6 +108,15 @@ def test_rotation_of_a_random_walk_under_torch_adamw_matches_the_formula():
 )
 def test_rotation_says_when_it_does_not_apply(given, reason):
     assert reason in ROTATION.predict(given).not_applicable
+
+
+def test_rotation_is_not_judged_where_nobody_looked_for_scale_invariance():
+    """Blocks and module types have angles, but no certificate: silence there, and the reason for the whole model."""
+    given = rotation()
+    del given.values["scale_invariance"]
+    assert "not certified" in ROTATION.predict(given).not_applicable
+    assert ROTATION.predict(replace(given, scope="blocks.0")) is None
+    assert ROTATION.predict(replace(rotation(), scope="blocks.0.weight")).value is not None
 
 
 def test_above_the_noise_scale_the_band_is_wider():

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from learnmech.laws.fieller import EVERYTHING, fieller
 from learnmech.laws.statistics import blocks, inflation, ratio_of_means, student_t
 
 
@@ -86,3 +87,7 @@ def test_a_residual_bound_widens_the_interval():
 def test_mismatched_lengths_are_refused():
     with pytest.raises(ValueError, match="two or more pairs"):
         ratio_of_means([1.0], [1.0])
+
+
+def test_a_ratio_of_numbers_beyond_squaring_is_not_determined():
+    assert fieller(1e200, 1e-200, 1.0, 1e300, 1e300) == EVERYTHING

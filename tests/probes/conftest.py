@@ -139,13 +139,14 @@ def picklable():
 @pytest.fixture
 def eager_probes():
     """Every probe at every step: the most that a run can be disturbed."""
-    from learnmech.probes import GradientNoiseScale, Sharpness, Vitals, WeightDynamics, every
+    from learnmech.probes import GradientNoiseScale, Sharpness, Symmetries, Vitals, WeightDynamics, every
 
     def make(**settings):
         return [
             Sharpness(every(1), max_products=4, **settings),
             GradientNoiseScale(every(1)),
             WeightDynamics(every(1)),
+            Symmetries(every(1)),
             Vitals(every(1)),
         ]
 

@@ -39,9 +39,10 @@ def fieller(mean_a: float, mean_b: float, var_a: float, var_b: float, cov: float
         cov: The same of their covariance.
     """
     # leading R^2 - 2 middle R + constant <= 0
-    leading, middle, constant = mean_b**2 - var_b, mean_a * mean_b - cov, mean_a**2 - var_a
-    discriminant = middle**2 - leading * constant
-    if not all(math.isfinite(c) for c in (leading, middle, constant)) or leading == 0.0:
+    # products, not powers: those raise OverflowError where these become infinite
+    leading, middle, constant = mean_b * mean_b - var_b, mean_a * mean_b - cov, mean_a * mean_a - var_a
+    discriminant = middle * middle - leading * constant
+    if not all(math.isfinite(c) for c in (leading, constant, discriminant)) or leading == 0.0:
         return EVERYTHING
     if leading < 0.0 and discriminant < 0.0:
         return EVERYTHING

@@ -3,6 +3,7 @@
 import math
 from typing import ClassVar
 
+from learnmech.laws.batch_size import speedup
 from learnmech.laws.law import Band, Law, Prediction, State, not_applicable
 from learnmech.laws.verdict import Verdict
 
@@ -79,14 +80,13 @@ class GradientNoiseScale(Law):
 def _against_batch_size(state: State) -> str:
     """Say what the noise scale means for the batch size in use.
 
-    With B_simple/B = r a step makes 1/(1 + r) of the progress of a noiseless one, so a batch twice as large makes
-    2 (1 + r)/(2 + r) ... 1 of one: (1 + r)/(1 + r/2) times as much (McCandlish et al. 2018, eq. 2.7).
+    What doubling it would buy is `learnmech.laws.batch_size.speedup` (McCandlish et al. 2018, eq. 2.7).
     """
     batch, scale = state.get("batch_size"), state.get("noise_scale")
     if batch is None or scale is None or scale <= 0.0:
         return "The noise scale itself is not resolved yet"
     ratio = scale / batch
-    gain = (1.0 + ratio) / (1.0 + ratio / 2.0)
+    gain = speedup(batch, 2.0 * batch, scale)
     return (
         f"Batch size {batch:g} is {1.0 / ratio:.2g} of the noise scale {scale:.3g}: doubling it would make a "
         f"step worth "

@@ -70,7 +70,9 @@ class RotationalEquilibrium(Law):
     }
 
     def predict(self, state: State) -> Prediction | None:
-        """Return the equilibrium angle, or which precondition fails."""
+        """Return the equilibrium angle, or which precondition fails; None for scopes in which nobody looked for it."""
+        if state.scope and "scale_invariance" not in state.values:
+            return None  # a module type or a block: judged are certified tensors, and the whole model to say why not
         rate, decay = state.get("learning_rate"), state.get("weight_decay")
         refusal = self._refusal(state, rate, decay)
         if refusal or rate is None or decay is None:
@@ -97,8 +99,9 @@ class RotationalEquilibrium(Law):
         invariance = state.get("scale_invariance")
         if invariance is None:
             return (
-                "Scale invariance not certified: the probe saw no gradient; call after_backward or use the "
-                "Lightning monitor."
+                "Scale invariance not certified: tensors before normalizations are judged in scope `scale_invariant`, "
+                "once five measurements have seen their gradient (call after_backward or use the Lightning monitor), "
+                "and each tensor by itself with WeightDynamics(per_parameter=True)."
             )
         if abs(invariance) > INVARIANT:
             return (

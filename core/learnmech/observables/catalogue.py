@@ -4,9 +4,12 @@ import difflib
 from functools import cache
 
 from learnmech.observables.curvature import CURVATURE
+from learnmech.observables.gradients import GRADIENTS
 from learnmech.observables.hyperparameters import HYPERPARAMETERS
 from learnmech.observables.measured import MEASURED
 from learnmech.observables.observable import Observable
+from learnmech.observables.symmetry import SYMMETRY
+from learnmech.observables.weights import WEIGHTS
 
 USER_PREFIX = "user."
 """Names that start so are free for everybody: stored and shown as they come, read by no law."""
@@ -31,7 +34,8 @@ class UnknownObservable(ValueError):
 
 @cache
 def _by_name() -> dict[str, Observable]:
-    return {observable.name: observable for observable in MEASURED + CURVATURE + HYPERPARAMETERS}
+    declared = MEASURED + GRADIENTS + WEIGHTS + SYMMETRY + CURVATURE + HYPERPARAMETERS
+    return {observable.name: observable for observable in declared}
 
 
 def catalogue() -> tuple[Observable, ...]:

@@ -1,4 +1,4 @@
-"""The quantities that probes measure, but for curvature."""
+"""What probes measure of losses and gradients, and what measuring costs."""
 
 from learnmech.observables.observable import Observable, Scale
 
@@ -10,7 +10,7 @@ MEASURED = (
         "grad_norm",
         r"\lVert g_B \rVert",
         "loss",
-        "Euclidean norm of the whole gradient used for the update, unscaled and before clipping.",
+        "Euclidean norm of the gradient used for the update, unscaled and before clipping.",
         scale=_LOG,
     ),
     Observable(
@@ -42,38 +42,6 @@ MEASURED = (
         "examples",
         "Gradient noise scale: ratio of the window means of `noise_trace` and `grad_sq_norm`, never a mean of ratios "
         "(McCandlish et al. 2018, eq. 2.9).",
-        scale=_LOG,
-    ),
-    Observable("weight_norm", r"\lVert w \rVert", "1", "Euclidean norm of the weights.", scale=_LOG),
-    Observable("weight_norm_sq", r"\lVert w \rVert^2", "1", "Squared Euclidean norm of the weights.", scale=_LOG),
-    Observable(
-        "update_norm",
-        r"\lVert w_{t+1} - w_t \rVert",
-        "1",
-        "Euclidean norm of the whole applied update, weight decay included.",
-        scale=_LOG,
-    ),
-    Observable(
-        "relative_update",
-        r"\lVert w_{t+1} - w_t \rVert / \lVert w_t \rVert",
-        "1",
-        "Norm of the update relative to the norm of the weights.",
-        scale=_LOG,
-    ),
-    Observable(
-        "angular_update",
-        r"\angle(w_t, w_{t+1})",
-        "rad",
-        "Angle by which one update turns the weights (Kosson et al. 2023, arXiv 2305.17212). In scope "
-        "`scale_invariant` the root mean square over all tensors certified scale invariant.",
-        scale=_LOG,
-    ),
-    Observable(
-        "scale_invariance",
-        r"\lvert\langle w, g\rangle\rvert / (\lVert w\rVert\,\lVert g\rVert)",
-        "1",
-        "Cosine between weights and gradient: zero for every batch when the loss does not depend on the scale of the "
-        "weights (Kunin et al. 2021, arXiv 2012.04728).",
         scale=_LOG,
     ),
     Observable("overhead", r"\omega", "1", "Share of the run's time spent measuring, since the start."),

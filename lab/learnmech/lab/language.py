@@ -100,7 +100,7 @@ def train(
     model, loader = CharacterModel(settings, seed), batches(settings, seed)
     monitor = MechanicsMonitor(
         [
-            WeightDynamics(every(settings.every_weights)),
+            WeightDynamics(every(settings.every_weights), per_parameter=True),
             GradientNoiseScale(every(settings.every_noise)),
             Sharpness(every(settings.every_sharpness)),
         ],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from learnmech.probes.schedule import every as every
     from learnmech.probes.sharpness import Sharpness as Sharpness
     from learnmech.probes.sharpness_reading import SharpnessReading as SharpnessReading
+    from learnmech.probes.symmetries import Symmetries as Symmetries
     from learnmech.probes.vitals import Vitals as Vitals
     from learnmech.probes.weight_dynamics import WeightDynamics as WeightDynamics
 
@@ -38,6 +39,7 @@ _HOMES = {
     "HessianSpectrum": "hessian_spectrum",
     "GradientNoiseScale": "gradient_noise",
     "WeightDynamics": "weight_dynamics",
+    "Symmetries": "symmetries",
     "Vitals": "vitals",
     "every": "schedule",
     "Schedule": "schedule",
@@ -59,6 +61,7 @@ __all__ = [
     "HessianSpectrum",
     "GradientNoiseScale",
     "WeightDynamics",
+    "Symmetries",
     "Vitals",
     "every",
     "Schedule",

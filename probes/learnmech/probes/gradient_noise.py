@@ -1,51 +1,60 @@
-"""Gradient noise: |G|^2, tr Sigma and their ratio, from pieces of the current batch and from two batches."""
+"""Gradient noise: |G|^2, tr Sigma and their ratio, from what an update consists of anyway, or from a batch cut up."""
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from learnmech.observables import Status
-from learnmech.probes.context import batch_coupling
-from learnmech.probes.estimators import RatioWindow, noise_between, noise_from_pieces
-from learnmech.probes.isolation import PureLoss, Refusal, Skip
-from learnmech.probes.isolation.batch import clone, tensors
-from learnmech.probes.pieces import REMEDY, count, split
-from learnmech.probes.probe import BaseProbe, TrainingView
+from learnmech.laws.batch_size import effective_learning_rate
+from learnmech.probes.groups import scopes
+from learnmech.probes.isolation import Refusal, Skip
+from learnmech.probes.noise.examples import LiveExamples
+from learnmech.probes.noise.live import LivePieces, Units
+from learnmech.probes.noise.scale import HALF_LIFE, NoiseTracker
+from learnmech.probes.noise.split import Split, SplitBatches
+from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.wire import Measurement
 
-PIECES = 4
-"""Pieces of a batch: the estimate of tr Sigma from K pieces has K - 1 degrees of freedom; four cost one gradient of the
-whole batch, like any other number, and two tensors of the model's size more than two."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SOURCES = ("auto", "pieces", "examples", "split")
 
 PATIENCE = 3
-"""Batches in a row too small to be cut after which there will be none to cut."""
-
-Split = Callable[[Any, int], list[Any]]
+"""Updates in a row from whose pieces nothing could be made, after which that is given up."""
 
 
 class GradientNoiseScale(BaseProbe):
-    """Measures `noise_trace`, `grad_sq_norm`, `noise_scale` and `noise_trace_between`.
+    """Measures `noise_trace`, `grad_sq_norm`, `noise_scale`, `signal_to_noise`, and what follows from them.
 
-    - From disjoint pieces of the current batch: unbiased estimates of tr Sigma and |G|^2; the latter may be negative.
-      Dropout draws other masks for each piece, so its noise counts as part of Sigma.
-    - From the batch of the measurement before, kept, and the current one, both at the current weights: tr Sigma once
-      more. The two agree if the noise of a batch falls as 1/B.
-    - Batches must be new to the weights: an update has moved the weights along the noise of its own batch, so that at
-      the new weights this batch has too small a gradient (|G|^2 came out negative on average, at 0.3 of the largest
-      stable learning rate). After an update, as in a `Recorder`, the batches of earlier measurements are taken
-      instead; what remains of the effect fades with the steps between measurements, so do not measure at every step.
-    - `noise_scale` is the ratio of the means of the last measurements, never a mean of ratios; `undetermined` as long
-      as |G|^2 cannot be told from zero.
+    The cheapest source that the run has, named in `method`:
 
-    Costs two gradients of a batch.
+    - `ranks`, `micro_batches`: an update is a mean over processes (data parallelism, `fully_shard`) and micro-batches
+      (gradient accumulation). Hooks take the squared norm of what each of them adds to the gradient, in training's own
+      backward passes: nothing is evaluated. Measured before averaging, clipping and the optimizer; a loss scale is
+      taken out. What was seen is compared with the gradient, and void where it does not add up to it.
+    - `examples`: the squared norm of every example's gradient, exactly, from hooks on layers in training's own backward
+      pass: half a step, for linear layers, convolutions, embeddings, norms and attention (see
+      `learnmech.probes.noise.per_example`). For one batch in one process, if asked for by `source="examples"`.
+    - `split_batch`: where an update is one batch in one process, this is cut into four pieces, whose gradients are
+      computed once more. Two batches at the same weights also give `noise_trace_between`, which equals `noise_trace` if
+      the noise of a batch falls as 1/B. Costs two gradients of a batch.
+
+    Estimates are unbiased, |G|^2 may come out negative, and nothing is clamped. Dropout draws other masks for each
+    piece, so its noise counts as part of Sigma. `noise_scale` is a ratio of means over an exponential window, never a
+    mean of ratios; it is `undetermined` while its 95 % interval spans more than a factor of four.
 
     Args:
         schedule: When to measure, such as `every(20)`; None leaves it to the budget.
-        window: Measurements that `noise_scale` averages over.
+        source: `auto`; `pieces` for processes and micro-batches alone; `examples`; `split` for cutting batches.
+        half_life: Measurements after which one counts half in the window.
+        per_layer: Whether to measure module types and blocks too, or only the whole model.
+        units: Tells how many units the loss of a batch is a mean over, such as `lambda batch: (batch["labels"] !=
+            -100).sum()` for tokens; None: its examples. Noise is told per example all the same.
+        weighted: True if the training weighs micro-batches and processes by their units; False if all count alike, as
+            under Lightning and `DistributedDataParallel`.
         split: `split(batch, pieces)` returns a list of smaller batches, where batches cannot be cut along the first
             dimension of all their tensors.
         name: Name, if there are two probes of this class.
@@ -56,131 +65,200 @@ class GradientNoiseScale(BaseProbe):
 
     default_name: ClassVar[str] = "gradient_noise_scale"
     observables: ClassVar[tuple[str, ...]] = ("noise_trace", "grad_sq_norm", "noise_scale")
-    replays: ClassVar[bool] = True
 
     def __init__(
         self,
         schedule: Schedule | None = None,
         *,
-        window: int = 50,
+        source: str = "auto",
+        half_life: float = HALF_LIFE,
+        per_layer: bool = True,
+        units: Units | None = None,
+        weighted: bool = False,
         split: Split | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(schedule, name=name)
-        if window < 2:
-            raise ValueError(f"GradientNoiseScale(window={window!r}): expected 2 measurements or more, such as 50")
-        self.window = window
+        if source not in SOURCES:
+            raise ValueError(f"GradientNoiseScale(source={source!r}): expected one of {', '.join(map(repr, SOURCES))}")
+        if source == "examples" and (units is not None or weighted):
+            raise ValueError(
+                'GradientNoiseScale(source="examples") takes examples that weigh alike; units= and weighted= go with '
+                'source="pieces"'
+            )
+        for argument, value in (("units", units), ("split", split)):
+            if value is not None and not callable(value):
+                raise TypeError(f"GradientNoiseScale({argument}={value!r}): expected a function of a batch, or None")
+        self.source = source
+        self.half_life = half_life
+        self.per_layer = per_layer
+        self.units = units
+        self.weighted = weighted
         self.split = split
+        self._pieces, self._processes = 1, 1
+        self._tracker = NoiseTracker(half_life)
         self.reset()
 
     def reset(self) -> None:
-        """Forget the window and the held batch of an earlier run."""
-        self._pairs = RatioWindow(self.window)
-        self._held: Any = None
-        self._older: Any = None
-        self._too_small = 0
+        """Forget the window, held batches and weights of an earlier run."""
+        self._tracker.reset()
+        self._batches = SplitBatches(self.split)
+        self._live: LivePieces | None = None
+        self._held: Mapping[str, Tensor] = {}
+        self._failures = 0
+        self._uses = 0
+        self._given_up = ""
+        self._told = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave held batches out of copies and pickles."""
-        return self.__dict__ | {"_held": None, "_older": None}
+        """Leave hooks and held weights out of copies and pickles."""
+        return self.__dict__ | {"_live": None, "_held": {}}
+
+    def expect(self, micro_batches: int, processes: int) -> None:
+        """Learn what an update consists of; called before the first step, and when it changes.
+
+        Args:
+            micro_batches: Backward passes of each process.
+            processes: Processes that measure together.
+        """
+        self._pieces, self._processes = micro_batches * processes, processes
+
+    @property
+    def live(self) -> bool:
+        """Whether it measures on the pieces of updates."""
+        return self.source in ("pieces", "examples") or (
+            self.source == "auto" and self._pieces > 1 and not self._given_up
+        )
+
+    @property
+    def moment(self) -> Moment:  # type: ignore[override] # follows from the source
+        """When it measures."""
+        return Moment.UPDATE if self.live else Moment.UNSEEN
+
+    @property
+    def replays(self) -> bool:  # type: ignore[override] # follows from the source
+        """Whether it evaluates the loss."""
+        return not self.live
+
+    @property
+    def collective(self) -> bool:  # type: ignore[override] # follows from the source
+        """Whether all processes measure it together."""
+        return self.live and self._processes > 1
+
+    def arm(self, view: TrainingView) -> None:
+        """Watch the backward passes of the update that comes next."""
+        self.disarm()
+        if self.source == "examples":
+            if view.examples:  # as many as in the update before
+                self._live = LiveExamples(view, batch_size=view.examples, uses=self._uses, per_layer=self.per_layer)
+        elif self.live:
+            self._live = LivePieces(
+                view,
+                expected=self._pieces // self._processes,
+                units=self.units,
+                weighted=self.weighted,
+                per_layer=self.per_layer,
+            )
+
+    def disarm(self) -> None:
+        """Let go of hooks and of held weights."""
+        if self._live is not None:
+            self._live.close()
+        self._live, self._held = None, {}
+
+    def next_piece(self, batch: Any, examples: int | None) -> None:
+        """Take note that the backward pass of a micro-batch has ended."""
+        if self._live is not None:
+            self._live.next_piece(batch, examples)
+
+    def prepare(self, view: TrainingView) -> None:
+        """Look at the complete gradient, or hold the weights that have not seen the batch."""
+        if self._live is not None and view.complete:
+            self._live.look(view)
+        elif not self.live:
+            self._held = view.hold()
 
     def measure(self, view: TrainingView) -> list[Measurement]:
-        """Measure at the weights and batch of `view`.
+        """Measure the update of `view`, or on its batch.
 
         Raises:
-            Refusal: Batches cannot be cut into pieces.
-            Skip: This batch is too small.
-        """  # noqa: DOC502 (raised by _pieces)
-        batch, held = self._batches(view)
-        if batch is None:
-            return []  # the first batch after an update: it serves the next measurement
-        pieces = self._pieces(view, batch)
-        sizes = [count(piece) or 0 for piece in pieces]
-        if min(sizes) < 1:
-            raise Refusal("split(batch, pieces) returned a piece whose examples cannot be counted.")
+            Refusal: There is no way to measure it in this run.
+            Skip: Nothing can be said of this update or batch.
+        """  # noqa: DOC502 (Skip is raised below)
+        try:
+            return self._of_pieces(view) if self.live else self._of_batch(view)
+        finally:
+            self.disarm()
 
-        def work(loss: PureLoss) -> tuple[list[list[Tensor]], list[Tensor] | None]:
-            first = 1 + view.step * (PIECES + 2)  # other random numbers at each step and in each piece
-            found = [_gradient(loss, piece, first + index) for index, piece in enumerate(pieces)]
-            return found, None if held is None else _gradient(loss, held, first + PIECES)
+    def notice(self) -> str:
+        """Return why a cheaper source was given up, once."""
+        earlier, self._told = self._told, self._given_up
+        return self._told if self._told != earlier else ""
 
-        gradients, other = view.isolate(work)
-        between = None
-        if other is not None:
-            total = sum(sizes)
-            mean = [
-                torch.stack([g * (size / total) for g, size in zip(column, sizes, strict=True)]).sum(dim=0)
-                for column in zip(*gradients, strict=True)
-            ]
-            between = noise_between(mean, other, (total, count(held) or total))
-        population = view.dataset_size if view.dataset_size and view.dataset_size >= sum(sizes) else None
-        parts = noise_from_pieces(gradients, sizes, population=population)
-        self._pairs.append(parts.noise_trace, parts.grad_sq_norm)
-        return self._measurements(parts.noise_trace, parts.grad_sq_norm, between, len(pieces))
+    def _of_pieces(self, view: TrainingView) -> list[Measurement]:
+        live = self._live
+        if live is None:
+            raise Skip("the backward passes of this update were not watched")
+        if view.complete:
+            live.look(view)  # nothing told that the update was about to be made
+        try:
+            tally = live.tally(view)
+        except Skip:
+            self._failed(live.trouble)
+            raise
+        self._failures = 0
+        self._uses += 1
+        method = "examples" if self.source == "examples" else _method(view)
+        precise, population = view.precise, view.dataset_size
+        rate, size = _effective_learning_rate(view), view.update_examples
 
-    def _batches(self, view: TrainingView) -> tuple[Any, Any]:
-        """Return the batch to cut and another one to compare it with, and keep the current one for later."""
-        older, held = self._older, self._held
-        self._older, self._held = (held if view.used else None), clone(view.batch)
-        if view.full_batch:
-            return view.batch, None
-        batch, other = (held, older) if view.used else (view.batch, held)
-        return batch, None if _same(other, batch) else other
+        def build(numbers: list[float]) -> list[Measurement]:
+            parts = live.parts(tally, numbers, precise=precise, population=population)
+            return self._tracker.update(
+                parts, method=method, batch_size=size, effective_learning_rate=rate, population=population
+            )
 
-    def _pieces(self, view: TrainingView, batch: Any) -> list[Any]:
-        total = count(batch)
-        smallest = 2 if batch_coupling(view.model) else 1  # batch statistics of one example do not exist
-        if total is not None and total < 2 * smallest:
-            self._too_small += 1
-            if self._too_small < PATIENCE:
-                raise Skip(f"a batch of {total} examples is too small to cut")
-            raise Refusal(f"A batch of {total} examples cannot be cut into two pieces.", "Use larger batches.")
-        self._too_small = 0
-        wanted = PIECES if total is None or total >= PIECES * smallest else 2
-        pieces = split(batch, wanted) if self.split is None else list(self.split(batch, wanted))
-        if len(pieces) < 2:
-            raise Refusal(f"split(batch, {wanted}) returned {len(pieces)} pieces, expected {wanted}.", REMEDY)
-        return pieces
+        view.defer([view.total(tally.row), *live.doubts], build)
+        return []
 
-    def _measurements(self, trace: float, square: float, between: float | None, pieces: int) -> list[Measurement]:
-        method = f"{pieces}_pieces"
-        trace_error, square_error = self._scatter()
-        found = [
-            Measurement("noise_trace", trace, stderr=trace_error, method=method),
-            Measurement("grad_sq_norm", square, stderr=square_error, method=method),
-        ]
+    def _failed(self, why: str) -> None:
+        """Count an update from whose pieces nothing could be made; give up after some in a row."""
+        self._failures += 1
+        if not why or self._failures < PATIENCE:
+            return
+        if self.source != "auto" or self._processes > 1:
+            raise Refusal(f"The noise cannot be told from the pieces of updates: {why}.")
+        self._given_up = f"the pieces of updates do not tell: {why}; batches are cut instead"
+
+    def _of_batch(self, view: TrainingView) -> list[Measurement]:
+        members = scopes(view.model, view.parameters)
+        if not self.per_layer:
+            members = {"": members[""]}
+        parts, between, pieces = self._batches.measure(view, self._held, members)
+        found = self._tracker.update(
+            parts,
+            method=f"split_batch_in_{pieces}",
+            batch_size=view.update_examples,
+            effective_learning_rate=_effective_learning_rate(view),
+            population=view.dataset_size,
+        )
         if between is not None:
             found.append(Measurement("noise_trace_between", between, method="two_batches"))
-        return [*found, self._scale()]
-
-    def _scatter(self) -> tuple[float | None, float | None]:
-        """Return the standard errors of single measurements, from the scatter of the window."""
-        moments = self._pairs.moments()
-        errors = [error * math.sqrt(moments.count) for error in moments.standard_errors()]
-        trace, square = (error if math.isfinite(error) and moments.count > 2 else None for error in errors)
-        return trace, square
-
-    def _scale(self) -> Measurement:
-        ratio = self._pairs.ratio()
-        method = f"window_of_{ratio.count}"
-        if ratio.determined and ratio.value > 0:
-            return Measurement("noise_scale", ratio.value, stderr=ratio.stderr, method=method)
-        value = ratio.value if math.isfinite(ratio.value) else None
-        reason = f"|G|^2 is not resolved from zero over {ratio.count} measurements"
-        if ratio.at_least > 0:
-            reason += f"; the noise scale is at least {ratio.at_least:.3g}"
-        return Measurement("noise_scale", value, status=Status.UNDETERMINED, reason=reason, method=method)
+        return found
 
 
-def _gradient(loss: PureLoss, batch: Any, draw: int) -> list[Tensor]:
-    leaves = list(loss.leaves.values())
-    found: list[Tensor | None] = list(torch.autograd.grad(loss(batch, draw=draw), leaves, allow_unused=True))
-    dense = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
-    return [g if g.layout is torch.strided else g.to_dense() for g in dense]
+def _method(view: TrainingView) -> str:
+    if view.processes == 1:
+        return "micro_batches"
+    return "ranks" if view.micro_batches == 1 else "ranks_and_micro_batches"
 
 
-def _same(held: Any, batch: Any) -> bool:
-    """Tell whether two batches hold the same numbers: the whole data set, collated anew."""
-    pairs = zip(tensors(held), tensors(batch), strict=False)
-    compared = [torch.equal(a, b) for a, b in pairs if a.dim() > 0 or b.dim() > 0]
-    return bool(compared) and all(compared)
+def _effective_learning_rate(view: TrainingView) -> float | None:
+    """Return eta (1 - tau) / (1 - mu) if all parameters are trained by noisy SGD with one value; None if not."""
+    if view.full_batch or not all(isinstance(optimizer, torch.optim.SGD) for optimizer in view.optimizers):
+        return None
+    groups = [group for optimizer in view.optimizers for group in optimizer.param_groups if group["params"]]
+    if any(isinstance(group["lr"], Tensor) for group in groups):
+        return None  # it is on the device: to read it would wait
+    rates = {effective_learning_rate(group["lr"], group["momentum"], group["dampening"]) for group in groups}
+    return rates.pop() if len(rates) == 1 and all(map(math.isfinite, rates)) else None

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from learnmech.probes.estimators.squares import square_sum
 from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.wire import Measurement
 
@@ -56,5 +57,10 @@ class Vitals(BaseProbe):
 
 
 def _norm(view: TrainingView) -> Tensor:
-    gradients = [g.detach() for g in (view.gradients or {}).values()]
+    gradients = [
+        g.detach() if g.layout is torch.strided else g.detach().coalesce().values()
+        for g in (view.gradients or {}).values()
+    ]
+    if gradients[0].device.type == "cpu":  # the fused norm loses digits there
+        return torch.stack([square_sum(g) for g in gradients]).sum().sqrt() / view.gradient_scale
     return torch.nn.utils.get_total_norm(gradients) / view.gradient_scale

@@ -1,17 +1,22 @@
-"""Weight dynamics: norms, update norms, angles and scale invariance, for the whole model and tensor by tensor."""
+"""Weight dynamics: what updates do to weights, for the whole model, by module type, by depth, and by tensor."""
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from learnmech.observables import Status
 from learnmech.probes.changes import Changes
-from learnmech.probes.estimators import Motion, motion_sums, read_motion
+from learnmech.probes.distributed.fsdp import is_shard
+from learnmech.probes.estimators import Motion, gradient_sums, total, update_sums
+from learnmech.probes.estimators.weights import real_numbers
+from learnmech.probes.groups import LIMIT, scopes
 from learnmech.probes.hyperparameters import DIFFERS
 from learnmech.probes.isolation import Refusal
-from learnmech.probes.probe import BaseProbe, Moment, TrainingView, measured_tensors
+from learnmech.probes.probe import BaseProbe, Moment, TrainingView
+from learnmech.probes.scale_invariance import Certificates
 from learnmech.probes.schedule import Schedule
+from learnmech.probes.scope_numbers import Dissipation, decay_share, effective_rate, of_scope
+from learnmech.probes.update_rules import Rule, UpdateRules
 from learnmech.wire import Measurement
 
 if TYPE_CHECKING:
@@ -20,168 +25,243 @@ if TYPE_CHECKING:
 SCALE_INVARIANT = "scale_invariant"
 """Scope of the tensors that are certified scale invariant, taken together."""
 
-CERTIFIED = 1e-4
-"""Largest |<w, g>|/(|w||g|) of a scale-invariant tensor in float32: norm layers' epsilon leaves up to 3e-5, tensors
-without the symmetry show 1e-2 and above."""
-CERTIFIED_COARSE = 1e-3
-"""The same where half precision or TF32 rounds the gradient."""
 
-LOOKS = 5
-"""Measurements in a row that must stay below it: one small inner product may be chance."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was measured of a gradient: names and sums of its tensors, what it is multiplied by, how it was seen."""
+
+    names: list[str]
+    sums: "Tensor"
+    scale: "Tensor | float"
+    method: str
 
 
 class WeightDynamics(BaseProbe):
     """Measures what updates do to weights.
 
-    - Scope `''`, all trainable weights as one: `weight_norm`, `weight_norm_sq`, `update_norm`, `relative_update`.
-    - Each of the `tensors` largest tensors with two or more dimensions, scope its name: `weight_norm`, `update_norm`,
-      `angular_update`, and `scale_invariance` where the gradient was seen.
-    - Scope `scale_invariant`, the tensors among these whose loss does not depend on their scale: the rms of
-      `angular_update`, the largest `scale_invariance`, and `learning_rate` and `weight_decay` if they have one value.
+    - Scopes: `''`, all trainable weights as one vector; `type:Linear`, ..., by the type of the module; `blocks.0`, ...,
+      by depth; see `learnmech.probes.groups.scopes`. Each has `weight_norm`, `weight_rms`, `grad_norm` (that of `''` is
+      recorded with the loss), `update_norm`, `relative_update`, `angular_update`; `weight_decay_share` where weights
+      decay; `fluctuation_dissipation` under SGD. `weight_norm_sq` of `''` alone.
+    - Scope `scale_invariant`, the tensors whose loss does not depend on their scale, found by <w, g> = 0 at five
+      measurements: the rms of `angular_update`, the largest `scale_invariance`, `weight_rms`,
+      `effective_learning_rate`, and `learning_rate` and `weight_decay` if they have one value.
 
-    Norms are those of w_t, updates and angles those of w_t -> w_(t+1). Keeps one copy of the weights from before the
-    update to after it, on the steps it measures; the device is not waited for.
+    Norms are those of w_t, updates and angles those of w_t -> w_(t+1); gradients are those of the update, unscaled and
+    before clipping. Keeps one copy of the weights from before the update to after it, on the steps it measures; the
+    device is not waited for.
+
+    Points per measurement: 6 for each scope, 1 more where weights decay, 1 more under SGD, and 4 for `scale_invariant`.
+    That is 35 for an MLP of three layers under SGD, 77 for a transformer of two blocks under AdamW, 147 for one of
+    twelve, and 1 036 for any model; `per_parameter` adds up to 10 for each tensor, which makes 1 330 of the 147.
 
     Args:
         schedule: When to measure, such as `every(20)`; None leaves it to the budget.
-        tensors: How many tensors to measure one by one.
+        per_parameter: Whether every tensor is a scope too, by its name, with its `scale_invariance` and, where that is
+            certified, its `effective_learning_rate`.
+        parameter_groups: Whether every parameter group of the optimizers is a scope too, `group:0`, ..., with its
+            `learning_rate` and `weight_decay`.
+        limit: Scopes by type at most, and scopes by depth at most.
+        half_life: Measurements after which one counts half in `fluctuation_dissipation`.
         name: Name, if there are two probes of this class.
 
     References:
-        Kosson et al. 2023, arXiv 2305.17212; scale invariance: van Laarhoven 2017, arXiv 1706.05350.
+        Kosson et al. 2023, arXiv 2305.17212; scale invariance: van Laarhoven 2017, arXiv 1706.05350; fluctuation and
+        dissipation: Yaida 2018, arXiv 1810.00004.
     """
 
     default_name: ClassVar[str] = "weight_dynamics"
     observables: ClassVar[tuple[str, ...]] = ("weight_norm", "weight_norm_sq", "update_norm", "relative_update")
     moment: ClassVar[Moment] = Moment.UPDATE
 
-    def __init__(self, schedule: Schedule | None = None, *, tensors: int = 32, name: str | None = None) -> None:
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        per_parameter: bool = False,
+        parameter_groups: bool = False,
+        limit: int = LIMIT,
+        half_life: float = 50.0,
+        name: str | None = None,
+    ) -> None:
         super().__init__(schedule, name=name)
-        if tensors < 0:
-            raise ValueError(f"WeightDynamics(tensors={tensors!r}): expected how many tensors to measure, from 0 on")
-        self.tensors = tensors
+        if limit < 1:
+            raise ValueError(f"WeightDynamics(limit={limit!r}): expected how many scopes of a kind, from 1 on")
+        if not 1.0 <= half_life < math.inf:
+            raise ValueError(f"WeightDynamics(half_life={half_life!r}): expected measurements, from 1 on, such as 50")
+        self.per_parameter = per_parameter
+        self.parameter_groups = parameter_groups
+        self.limit = limit
+        self.half_life = half_life
         self.reset()
 
     def reset(self) -> None:
-        """Forget the certificates of an earlier run."""
-        self._before: dict[str, Tensor] = {}
-        self._projections: Tensor | None = None
-        self._projected: list[str] = []
-        self._looks: dict[str, deque[float]] = {}
+        """Forget the certificates and windows of an earlier run."""
+        self._before: Mapping[str, Tensor] = {}
+        self._at = -1
+        self._seen: _Seen | None = None
+        self._scopes: dict[str, list[str]] = {}
+        self._divided: list[object] = []
+        self._update_rules = UpdateRules()
+        self._rules: Mapping[str, Rule] = {}
+        self._certificates = Certificates()
+        self._dissipation = Dissipation(self.half_life)
         self._changes = Changes()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave held weights and what points to the training out of copies and pickles."""
+        left_out = {"_before": {}, "_at": -1, "_seen": None, "_divided": [], "_update_rules": UpdateRules()}
+        return self.__dict__ | left_out
+
     def prepare(self, view: TrainingView) -> None:
-        """Copy the weights before the update, and project the gradient on them while it is there.
+        """Copy the weights before the update, and take the sums of its gradient while it is there.
 
         Raises:
             Refusal: Parameters are sharded.
         """
-        if any(hasattr(p, "_local_tensor") for p in view.parameters.values()):
+        if any(map(is_shard, view.parameters.values())):
             raise Refusal("Parameters are sharded over processes, and sharded norms are not measured yet.")
-        self._before = {name: p.detach().clone() for name, p in view.parameters.items()}
-        self._project(view)
+        if self._at != view.step or self._before.keys() != view.parameters.keys():  # else: the next micro-batch
+            self._before, self._at = view.hold(), view.step
+        self._divide(view)
+        self._rules = self._update_rules.read(view.optimizers, view.parameters)
+        self._seen = self._gradient(view)
 
-    def _project(self, view: TrainingView) -> None:
-        names = [name for name in measured_tensors(self._before, self.tensors) if name in (view.gradients or {})]
-        self._projected, self._projections = names, None
-        if names and view.gradients is not None:
-            gradients: list[Tensor | None] = [view.gradients[name] for name in names]
-            self._projections = motion_sums([self._before[name] for name in names], None, gradients)[:, 3:]
+    def _divide(self, view: TrainingView) -> None:
+        """Find the scopes, if parameters have come, gone or moved to other groups since."""
+        now: list[object] = [(name, id(p)) for name, p in view.parameters.items()]
+        if self.parameter_groups:
+            now += [len(group["params"]) for optimizer in view.optimizers for group in optimizer.param_groups]
+        if now != self._divided:
+            optimizers = view.optimizers if self.parameter_groups else ()
+            self._scopes = scopes(
+                view.model,
+                view.parameters,
+                per_parameter=self.per_parameter,
+                optimizers=optimizers,
+                limit=self.limit,
+            )
+            self._divided = now
+
+    def _gradient(self, view: TrainingView) -> _Seen | None:
+        gradients = view.gradients or {}
+        names = [name for name, g in gradients.items() if _fits(g, self._before.get(name))]
+        if not names:
+            return None
+        sums = gradient_sums([self._before[name] for name in names], [gradients[name] for name in names])
+        return _Seen(names, sums, view.gradient_scale, view.gradient_method)
 
     def measure(self, view: TrainingView) -> list[Measurement]:
         """Compare with the weights after the update; the numbers are handed over once they have been read."""
-        if self._projections is None:
-            self._project(view)
-        before, self._before = self._before, {}
-        names = [name for name in before if name in view.parameters]
+        seen = self._seen or self._gradient(view)
+        before, self._before, self._seen, self._at = self._before, {}, None, -1
+        names = [name for name, w in before.items() if _fits(view.parameters.get(name), w)]
         if not names:
             return []
-        sums = motion_sums([before[name] for name in names], [view.parameters[name] for name in names])[:, :3]
-        projected = self._projected
-        values = [sums] if self._projections is None else [sums, self._projections]
-        self._projections, self._projected = None, []
-        single = measured_tensors(before, self.tensors)
-        precise, hyperparameters = view.precise, view.hyperparameters
+        values = [update_sums([before[name] for name in names], [view.parameters[name] for name in names])]
+        if seen is not None:
+            values += [seen.sums] if isinstance(seen.scale, float | int) else [seen.sums, seen.scale]
+        sizes = {name: real_numbers(before[name]) for name in names}
+        matrices = [name for name in names if before[name].dim() >= 2]
+        divided, rules, precise = self._scopes, self._rules, view.precise
 
         def build(numbers: list[float]) -> list[Measurement]:
-            motions, whole = _motions(numbers, names, projected)
-            found = _whole(whole)
-            for name in single:
-                found += _single(name, motions[name])
-            return found + self._invariant(motions, projected, precise, hyperparameters)
+            motions = _motions(numbers, names, sizes, seen)
+            self._certificates.look({name: motions[name] for name in matrices})
+            certified = self._certificates.certified(precise=precise)
+            found: list[Measurement] = []
+            for scope, members in divided.items():
+                found += self._scope(scope, [name for name in members if name in motions], motions, rules, seen)
+                if self.per_parameter and scope and len(members) == 1:
+                    found += _single(scope, members[0], motions, rules, certified)
+            return found + self._invariant({n: c for n, c in certified.items() if n in motions}, motions, rules)
 
         view.defer(values, build)
         return []
 
-    def _invariant(
+    def _scope(
         self,
+        scope: str,
+        members: Sequence[str],
         motions: Mapping[str, Motion],
-        projected: Sequence[str],
-        precise: bool,
-        hyperparameters: Mapping[str, Mapping[str, float]],
+        rules: Mapping[str, Rule],
+        seen: _Seen | None,
+    ) -> list[Measurement]:
+        if not members:
+            return []
+        whole = total(motions[name] for name in members)
+        parts = [(motions[name], rules.get(name)) for name in members]
+        found = of_scope(scope, whole, "" if seen is None else seen.method, gradient_seen=seen is not None)
+        found += decay_share(scope, whole, parts)
+        relation = self._dissipation.measure(scope, parts)
+        if isinstance(relation, str):
+            if not scope:
+                found += self._changes.note("fluctuation_dissipation", None, reason=relation)
+        else:
+            found += relation
+        if scope.startswith("group:"):
+            found += self._in_force(scope, members, rules)
+        return found
+
+    def _invariant(
+        self, certified: Mapping[str, float], motions: Mapping[str, Motion], rules: Mapping[str, Rule]
     ) -> list[Measurement]:
         """Summarize the tensors that have been scale invariant at the last looks."""
-        for name in projected:
-            value = motions[name].scale_invariance
-            if math.isfinite(value):
-                self._looks.setdefault(name, deque(maxlen=LOOKS)).append(value)
-        limit = CERTIFIED if precise else CERTIFIED_COARSE
-        members = [
-            name
-            for name in projected
-            if len(self._looks.get(name, ())) == LOOKS
-            and max(self._looks[name]) < limit
-            and math.isfinite(motions[name].angular_update)
-        ]
+        members = {name: cosine for name, cosine in certified.items() if math.isfinite(motions[name].angular_update)}
         if not members:
             return []
         angle = math.sqrt(math.fsum(motions[name].angular_update ** 2 for name in members) / len(members))
         found = [
             Measurement("angular_update", angle, scope=SCALE_INVARIANT, method=f"rms_of_{len(members)}"),
-            Measurement("scale_invariance", max(self._looks[name][-1] for name in members), scope=SCALE_INVARIANT),
+            Measurement("scale_invariance", max(members.values()), scope=SCALE_INVARIANT),
+            Measurement("weight_rms", total(motions[name] for name in members).weight_rms, scope=SCALE_INVARIANT),
+            *effective_rate(SCALE_INVARIANT, [(motions[name], rules.get(name)) for name in members]),
         ]
+        return found + self._in_force(SCALE_INVARIANT, list(members), rules)
+
+    def _in_force(self, scope: str, members: Sequence[str], rules: Mapping[str, Rule]) -> list[Measurement]:
+        """Return learning rate and weight decay of a scope, if they have changed and all members have the same."""
+        found: list[Measurement] = []
         for observable in ("learning_rate", "weight_decay"):
-            values = {hyperparameters.get(name, {}).get(observable) for name in members}
+            values = {_setting(rules.get(name), observable) for name in members}
             common = values.pop() if len(values) == 1 else None
-            found += self._changes.note(observable, common, SCALE_INVARIANT, "" if common is not None else DIFFERS)
+            found += self._changes.note(observable, common, scope, "" if common is not None else DIFFERS)
         return found
 
 
+def _fits(tensor: "Tensor | None", weights: "Tensor | None") -> bool:
+    """Tell whether two tensors can be compared: a parameter may have come, gone or been replaced."""
+    return tensor is not None and weights is not None and tensor.shape == weights.shape
+
+
+def _setting(rule: Rule | None, observable: str) -> float | None:
+    if rule is None:
+        return None
+    return rule.rate if observable == "learning_rate" else rule.decay
+
+
 def _motions(
-    numbers: Sequence[float], names: Sequence[str], projected: Sequence[str]
-) -> tuple[dict[str, Motion], Motion]:
-    """Put the rows of `motion_sums` together: |w|^2, |w'|^2, |w' - w|^2 of all, <w, g>, |g|^2 where projected."""
-    rows = {name: [*numbers[3 * i : 3 * i + 3], math.nan, math.nan] for i, name in enumerate(names)}
-    offset = 3 * len(names)
-    for index, name in enumerate(projected):
-        if name in rows:
-            rows[name][3:] = numbers[offset + 2 * index : offset + 2 * index + 2]
-    found, whole = read_motion(list(rows.values()))
-    return dict(zip(rows, found, strict=True)), whole
-
-
-def _whole(motion: Motion) -> list[Measurement]:
-    return [
-        Measurement("weight_norm", motion.weight_norm),
-        Measurement("weight_norm_sq", motion.weight_norm**2),
-        Measurement("update_norm", motion.update_norm),
-        _number("relative_update", motion.relative_update, "", "the weights are zero"),
-    ]
-
-
-def _single(name: str, motion: Motion) -> list[Measurement]:
-    found = [
-        Measurement("weight_norm", motion.weight_norm, scope=name),
-        Measurement("update_norm", motion.update_norm, scope=name),
-        _number("angular_update", motion.angular_update, name, "the tensor is zero"),
-    ]
-    if math.isfinite(motion.scale_invariance):
-        found.append(Measurement("scale_invariance", motion.scale_invariance, scope=name))
+    numbers: Sequence[float], names: Sequence[str], sizes: Mapping[str, int], seen: _Seen | None
+) -> dict[str, Motion]:
+    """Put together what was read back: the sums of updates, those of gradients, and the scale of these."""
+    rows = [numbers[3 * i : 3 * i + 3] for i in range(len(names))]
+    found = {name: Motion(sizes[name], w, s, along) for name, (w, s, along) in zip(names, rows, strict=True)}
+    if seen is None:
+        return found
+    first, count = 3 * len(names), len(seen.names)
+    scale = float(seen.scale) if isinstance(seen.scale, float | int) else numbers[first + 2 * count]
+    for i, name in enumerate(seen.names):
+        if name in found:
+            square, along = numbers[first + 2 * i : first + 2 * i + 2]
+            found[name] = replace(found[name], gradient_sq=square / scale**2, along_gradient=along / scale, gradients=1)
     return found
 
 
-def _number(observable: str, value: float, scope: str, reason: str) -> Measurement:
-    """Return a ratio that does not exist where a norm is zero."""
-    if math.isnan(value):
-        return Measurement(observable, None, scope=scope, status=Status.UNDETERMINED, reason=reason)
-    return Measurement(observable, value, scope=scope)
+def _single(
+    scope: str, name: str, motions: Mapping[str, Motion], rules: Mapping[str, Rule], certified: Mapping[str, float]
+) -> list[Measurement]:
+    """Return what is said of single tensors only."""
+    if name not in motions or not math.isfinite(motions[name].scale_invariance):
+        return []
+    found = [Measurement("scale_invariance", motions[name].scale_invariance, scope=scope)]
+    return found + (effective_rate(scope, [(motions[name], rules.get(name))]) if name in certified else [])

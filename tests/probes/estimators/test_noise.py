@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from learnmech.probes.estimators import noise_between, noise_from_pieces, noise_from_squares
+from learnmech.observables import Status
+from learnmech.probes.estimators import noise_between, noise_from_pieces
 
 G = torch.tensor([0.3, -0.2, 0.5, 0.0, 0.1, 0.05], dtype=torch.float64)
 SIGMA = torch.tensor([1.0, 0.5, 2.0, 0.1, 1.0, 0.4], dtype=torch.float64)  # a diagonal covariance
@@ -62,17 +63,14 @@ def test_negative_estimates_are_kept():
     assert clamped > 5 * 0.01 * GRAD_SQ
 
 
-def test_squares_alone_give_the_same():
+def test_groups_of_tensors_are_measured_apart():
     generator = torch.Generator().manual_seed(2)
-    sizes = (8, 8, 3)
-    pieces = pieces_of(sizes, generator)
-    whole = sum(size * piece for size, piece in zip(sizes, pieces, strict=True)) / 19
-    for population in (None, 19, 60):
-        direct = noise_from_pieces([[p] for p in pieces], sizes, population=population)
-        squares = [p.square().sum().item() for p in pieces]
-        other = noise_from_squares(squares, whole.square().sum().item(), sizes, population=population)
-        assert other.noise_trace == pytest.approx(direct.noise_trace, rel=1e-12)
-        assert other.grad_sq_norm == pytest.approx(direct.grad_sq_norm, rel=1e-12)
+    pieces = [[p[:2], p[2:5], p[5:]] for p in pieces_of((8, 8, 3), generator)]
+    both, last = noise_from_pieces(pieces, (8, 8, 3), groups=[[0, 2], [1]])
+    assert last == noise_from_pieces([[p[1]] for p in pieces], (8, 8, 3))
+    whole = noise_from_pieces(pieces, (8, 8, 3))
+    assert both.noise_trace + last.noise_trace == pytest.approx(whole.noise_trace, rel=1e-12)
+    assert both.grad_sq_norm + last.grad_sq_norm == pytest.approx(whole.grad_sq_norm, rel=1e-12)
 
 
 def test_two_sizes_are_the_published_formula():
@@ -156,11 +154,13 @@ def test_bad_input_is_explained():
     with pytest.raises(ValueError, match="expected two or more"):
         noise_from_pieces([g], [4])
     with pytest.raises(ValueError, match="a size for each"):
-        noise_from_squares([1.0, 2.0], 1.0, [4])
+        noise_from_pieces([g, g], [4])
     with pytest.raises(ValueError, match="one example or more"):
         noise_from_pieces([g, g], [4, 0])
     with pytest.raises(ValueError, match="cannot come from 7"):
         noise_from_pieces([g, g], [4, 4], population=7)
     with pytest.raises(ValueError, match="positive numbers"):
         noise_between(g, g, (0, 3))
-    assert math.isnan(noise_from_pieces([[torch.tensor([math.nan, 0.0])], g], [1, 1]).noise_trace)
+    broken = noise_from_pieces([[torch.tensor([math.nan, 0.0])], g], [1, 1])
+    assert math.isnan(broken.noise_trace)
+    assert (broken.status, broken.reason) == (Status.NON_FINITE, "the gradient is not finite")

@@ -83,14 +83,14 @@ def test_an_error_in_the_replay_alone_is_a_refusal_in_the_end(quartic, trainer_o
 
 def test_a_failing_monitor_leaves_training_alone(monkeypatch, quartic, trainer_of, fit, spool):
     """Even a bug of the engine itself costs measurements only."""
-    from learnmech.probes.engine import Engine
     from learnmech.probes.facts import Facts
+    from learnmech.probes.replays import Replays
 
     def broken(self, *args, **kwargs):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(Facts, "changed", broken)
-    monkeypatch.setattr(Engine, "_may_replay", broken)
+    monkeypatch.setattr(Replays, "may_run", broken)
     monitor = MechanicsMonitor([Sharpness(every(1))], sink=spool.url)
     module = fit(trainer_of(callbacks=monitor), quartic())
     assert torch.equal(module.w, fit(trainer_of(), quartic()).w)

@@ -75,11 +75,11 @@ def test_training_is_bit_identical(make, shape, eager_probes, cross_entropy, wat
     assert plain == watched
     run = spool()
     assert len(run.all("sharpness")) == len(run.all("weight_norm")) == 8
-    assert len(run.all("noise_trace")) == 7  # the first batch serves the second measurement
+    assert len(run.all("noise_trace")) == 8
     assert not run.of_kind("probe_failed")
     # AdamW is adaptive; the loss is random with dropout and not without
     assert len(run.all("sharpness_preconditioned")) == 8
-    assert run.values("deterministic_loss") == {1: float(make is cnn)}
+    assert run.values("deterministic_loss") == {0: float(make is cnn)}
 
 
 class Broken(BaseProbe):

@@ -48,7 +48,7 @@ def test_a_full_batch_collated_anew_is_not_taken_for_noise(mean_square, spool):
             mean_square(model, batch).backward()
             optimizer.step()
             recorder.after_step(batch)
-    assert len(spool().all("noise_trace")) == 2
+    assert len(spool().all("noise_trace")) == 3
     assert not spool().all("noise_trace_between")
 
 

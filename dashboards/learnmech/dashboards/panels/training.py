@@ -62,7 +62,7 @@ def panels() -> tuple[Panel, ...]:
             "weight_norm",
             "Weight norm",
             "Do the weights grow, shrink or rest?",
-            more="Of the whole model, or of one tensor.",
+            more="Of the whole model, of a type of module (`type:Linear`), of a block, or of one tensor.",
             fails="Normalization layers make the norm of the weights before them invisible to the loss: there it "
             "sets the effective learning rate and nothing else.",
             source="Kosson et al. 2023, arXiv 2305.17212, section 3.",

@@ -1,21 +1,22 @@
 """Estimators: pure functions from tensors to numbers with error bars, without a model, a trainer or a schedule."""
 
-from learnmech.probes.estimators.noise import NoiseParts, noise_between, noise_from_pieces, noise_from_squares
-from learnmech.probes.estimators.ratio import Moments, Ratio, RatioWindow, ratio_of
-from learnmech.probes.estimators.weights import Motion, angle, measure_motion, motion_sums, read_motion
+from learnmech.probes.estimators.noise import Design, NoiseParts, noise_between, noise_from_pieces, noise_parts
+from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_of
+from learnmech.probes.estimators.weights import Motion, angle, gradient_sums, total, update_sums
 
 __all__ = [
+    "Design",
     "Moments",
     "Motion",
     "NoiseParts",
     "Ratio",
-    "RatioWindow",
     "angle",
-    "measure_motion",
-    "motion_sums",
+    "gradient_sums",
     "noise_between",
     "noise_from_pieces",
-    "noise_from_squares",
+    "noise_parts",
+    "quantile",
     "ratio_of",
-    "read_motion",
+    "total",
+    "update_sums",
 ]

@@ -1,0 +1,188 @@
+"""What pieces contribute to a gradient, as sums that add up over micro-batches and processes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from learnmech.observables import Status
+from learnmech.probes.estimators.noise import Design, NoiseParts, noise_parts
+
+Number = float | Tensor
+"""A number, or a scalar tensor where it is only known to the device (a count of tokens): it is not waited for."""
+
+COLUMNS = 3
+"""Columns of `Sums.squares`: sum |h_k|^2, sum |h_k|^2 / w_k, and how many pieces have a square that is not finite."""
+
+SCALARS = 7
+"""Fields of `Design`, in their order."""
+
+
+def packed(scopes: int) -> int:
+    """Return how many numbers `Sums.pack` makes."""
+    return scopes * COLUMNS + SCALARS
+
+
+class Sums:
+    """Sums over the pieces k of one gradient g = sum_k h_k, for several scopes (groups of parameters).
+
+    All that the estimates need of the pieces; `|g|^2` comes from the gradient itself. Everything stays on the device,
+    and two instances add up: over micro-batches, and in one all-reduce of `pack()` over processes.
+
+    Where data parallelism averages over R processes, what a process contributes to the gradient is 1/R of what its
+    backward pass saw, hence |h_k|^2 is 1/R^2 of that.
+
+    Differences of squares lose digits: a relative error e of the squared norms puts tr Sigma off by about
+    e B |G|^2 / (K - 1), that is the noise scale by e B / (K - 1) examples; e is 1e-7 for float32 gradients.
+
+    Args:
+        scopes: How many scopes.
+        device: Where the squared norms are.
+
+    Attributes:
+        squares: The three sums of each scope, in float64 where the device has it. [scopes, 3]
+        scalars: Fields of `Design`.
+    """
+
+    def __init__(self, scopes: int, device: torch.device | str = "cpu") -> None:
+        where = torch.device(device)
+        dtype = torch.float32 if where.type == "mps" else torch.float64
+        self.squares = torch.zeros(scopes, COLUMNS, dtype=dtype, device=where)
+        self.scalars: list[Number] = [0.0] * SCALARS
+
+    @property
+    def scopes(self) -> int:
+        """How many scopes."""
+        return len(self.squares)
+
+    def add(
+        self, squares: Tensor, *, weight: Number = 1.0, units: Number = 1.0, examples: Number | None = None
+    ) -> None:
+        """Add one piece.
+
+        A piece of weight zero (a micro-batch whose tokens are all ignored) counts for nothing.
+
+        Args:
+            squares: |h_k|^2 of what it adds to the gradient. [scopes]
+            weight: Its weight w_k in the gradient, up to a factor that is the same for all: 1 where pieces are averaged
+                as they are, the count of tokens where the loss is a mean over all tokens.
+            units: Units n_k that its own gradient is a mean over.
+            examples: Examples that these belong to; None: a unit is an example.
+        """
+        self.add_pieces(squares.reshape(-1, 1), weight=weight, units=units, examples=examples)
+
+    def add_pieces(
+        self, squares: Tensor, *, weight: Number = 1.0, units: Number = 1.0, examples: Number | None = None
+    ) -> None:
+        """Add K pieces at once, such as all examples of a batch.
+
+        Args:
+            squares: |h_k|^2 of each. [scopes, K]
+            weight: As in `add`: one number for all, or one for each. [K]
+            units: The same.
+            examples: The same.
+        """
+        weight, units = self._here(weight), self._here(units)
+        examples = units if examples is None else self._here(examples)
+        if not isinstance(weight, Tensor) and weight <= 0:
+            return
+        with torch.no_grad():
+            squares = squares.detach().to(self.squares)
+            counts: Number = 1.0
+            if isinstance(weight, Tensor):
+                counts = (weight > 0).to(squares)
+                squares = torch.where(weight > 0, squares, torch.zeros_like(squares))
+            columns = (squares, _share(squares, weight), ~squares.isfinite())
+            self.squares += torch.stack([column.sum(dim=1).to(squares) for column in columns], dim=1)
+            terms = (counts, weight, weight**2, _share(weight, units), _share(weight**2, units))
+            pieces = squares.shape[1]
+            self.scalars = [
+                total + (term.sum() if isinstance(term, Tensor) and term.dim() else term * pieces)
+                for total, term in zip(self.scalars, (*terms, units * counts, examples * counts), strict=True)
+            ]
+
+    def _here(self, value: Number) -> Number:
+        """Bring a number to the device and precision of the sums."""
+        if not isinstance(value, Tensor):
+            return value
+        # what the host knows it need not copy to a device, which would wait
+        host = value.device.type == "cpu" != self.squares.device.type and not value.dim()
+        return float(value) if host else value.detach().to(self.squares)
+
+    def pack(self) -> Tensor:
+        """Return all sums in one row on the device, to be added up over processes: as long in each of them.
+
+        Returns:
+            A new tensor. [packed(scopes)]
+        """
+        row = self.squares.new_empty(packed(self.scopes))
+        row[:-SCALARS] = self.squares.flatten()
+        for place, value in zip(row[-SCALARS:], self.scalars, strict=True):
+            place.fill_(value)  # a kernel with a number in it, where a copy from the host would wait
+        return row
+
+    @classmethod
+    def unpack(cls, row: Tensor, scopes: int) -> "Sums":
+        """Return the sums from a row of `pack`, such as one that has been added up over processes."""
+        found = cls(scopes, row.device)
+        found.squares += row[:-SCALARS].view(scopes, COLUMNS)
+        found.scalars = list(row[-SCALARS:])
+        return found
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Return the sums over the pieces of both."""
+        return Sums.unpack(self.pack() + other.pack(), self.scopes)
+
+
+@overload
+def _share(a: Tensor, b: Number) -> Tensor: ...
+
+
+@overload
+def _share(a: Number, b: Number) -> Number: ...
+
+
+def _share(a: Number, b: Number) -> Number:
+    """Return a / b: zero where a is, infinite where only b is."""
+    if isinstance(a, Tensor):
+        return torch.where(a == 0, torch.zeros_like(a), a / b)
+    if isinstance(b, Tensor) or b > 0:
+        return a / b
+    return math.inf
+
+
+def estimates(
+    row: Sequence[float], whole: Sequence[float], *, population: int | None = None, scale: float = 1.0
+) -> list[NoiseParts]:
+    """Estimate |G|^2 and tr Sigma of each scope, from sums that have been read back.
+
+    Args:
+        row: Numbers of `Sums.pack`. [packed(scopes)]
+        whole: |g|^2 of the gradient that the pieces add up to, before clipping. [scopes]
+        population: See `noise_parts`.
+        scale: What the gradient and all contributions are still multiplied by: a loss scale, or done / expected
+            micro-batches where an update has fewer of them than its weights say.
+
+    Returns:
+        The estimates in the order of the scopes.
+
+    Raises:
+        ValueError: The row does not fit as many scopes as there are squared norms.
+    """
+    scopes = len(whole)
+    if len(row) != packed(scopes):
+        raise ValueError(f"a row of {len(row)} numbers and {scopes} squared norms; expected {packed(scopes)} numbers")
+    design = Design(*row[-SCALARS:])
+    found = []
+    for scope, total in enumerate(whole):
+        own, weighted, broken = (value for value in row[scope * COLUMNS : (scope + 1) * COLUMNS])
+        # c_k = w_k / W, hence sum |h_k|^2 / c_k = W sum |h_k|^2 / w_k
+        spread = design.weight * weighted - total
+        parts = noise_parts(total / scale**2, own / scale**2, spread / scale**2, design, population=population)
+        if parts.status is Status.NON_FINITE and broken:
+            parts = replace(parts, reason=f"the gradient of {broken:.0f} of {design.pieces:.0f} pieces is not finite")
+        found.append(parts)
+    return found

@@ -1,0 +1,194 @@
+"""Gradient noise from the pieces that an update consists of anyway: processes and micro-batches."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learnmech.observables import Status
+from learnmech.probes.distributed.fsdp import is_shard, local
+from learnmech.probes.estimators.noise import NoiseParts
+from learnmech.probes.estimators.squares import square_sum
+from learnmech.probes.groups import scopes
+from learnmech.probes.isolation import Skip
+from learnmech.probes.noise.contributions import Sums, estimates
+from learnmech.probes.noise.leaves import LeafHooks, Seen, sent
+from learnmech.probes.noise.tally import COARSE, EXACT, Tally, Witness
+from learnmech.probes.probe import TrainingView
+
+Units = Callable[[Any], float | Tensor]
+"""Tells how many units of a batch its loss is a mean over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """The complete gradient, as it was looked at.
+
+    Attributes:
+        whole: |g|^2 of parameters that this process holds whole. [scopes]
+        shards: |g|^2 of its shards of the others. [scopes]
+        sample: Some numbers of g. [samples]
+        clippable: True if it may have been clipped before.
+    """
+
+    whole: Tensor
+    shards: Tensor
+    sample: Tensor
+    clippable: bool
+
+
+class LivePieces:
+    """Watches one update and tells what its pieces say of the noise. Evaluates nothing, and waits for nothing.
+
+    Args:
+        view: The training, before the backward passes of the update.
+        expected: Micro-batches of a usual update in this process.
+        units: Tells the units of a batch (tokens, say); None: its examples.
+        weighted: True if the training weighs micro-batches (and processes) by their units, False if all count alike.
+        per_layer: Whether to keep scopes apart, or only the whole model.
+    """
+
+    def __init__(
+        self, view: TrainingView, *, expected: int, units: Units | None, weighted: bool, per_layer: bool
+    ) -> None:
+        self._names = list(view.parameters)
+        found = scopes(view.model, view.parameters)
+        self.scopes = list(found) if per_layer else [""]
+        self._members = {scope: found[scope] for scope in self.scopes}
+        self._membership = _membership(self._members, self._names, view.parameters)
+        self._expected = expected
+        self._units = units
+        self._weighted = weighted
+        self._counts: list[tuple[float | Tensor, float | Tensor]] = []
+        self._looked: _Gradient | None = None
+        self._hooks = LeafHooks(view.model, view.parameters)
+        self._hooks.arm()
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing could be made of what was seen."""
+        return self._hooks.trouble
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._hooks.disarm()
+
+    def next_piece(self, batch: Any, examples: int | None) -> None:
+        """Tell that the backward pass of a micro-batch has ended."""
+        self._hooks.next_piece()
+        known = float(examples or 0)  # none: the estimate says that they could not be counted
+        try:
+            self._counts.append((known if self._units is None else self._units(batch), known))
+        except Exception as error:  # noqa: BLE001 (a function of the user's)
+            self._hooks.trouble = f"units(batch) raised {type(error).__name__}: {error}"[:300]
+
+    def look(self, view: TrainingView) -> None:
+        """Take the squared norms of the complete gradient while it is there; at a later call, of the one of then."""
+        if 0 < len(self._counts) < self._expected:
+            return  # more is to come
+        gradients = {name: p.grad for name, p in view.parameters.items() if p.grad is not None}
+        device = local(next(iter(view.parameters.values()))).device
+        whole, shards = ([torch.zeros((), dtype=torch.float64, device=device)] * len(self._names) for _ in range(2))
+        for index, name in enumerate(self._names):
+            gradient = gradients.get(name)
+            if gradient is not None and gradient.layout is torch.strided:  # what is sparse the hooks have told
+                where = shards if is_shard(gradient) else whole
+                where[index] = square_sum(local(gradient)).to(device, non_blocking=True)
+        rows = [self._in_scopes(torch.stack(squares)) / view.gradient_scale**2 for squares in (whole, shards)]
+        sample = self._hooks.sample_of(gradients) / view.gradient_scale
+        self._looked = _Gradient(rows[0], rows[1], sample, clippable=bool(view.gradient_method))
+
+    def tally(self, view: TrainingView) -> Tally:
+        """Return the row of this update in this process.
+
+        Raises:
+            Skip: Nothing can be said of this update.
+        """
+        self.close()
+        seen, looked, processes = self._hooks.seen(), self._looked, view.processes
+        if seen is None:
+            raise Skip(self.trouble or "no backward pass was seen")
+        if looked is None or len(seen.squares) < self._expected:
+            raise Skip("an update of fewer micro-batches than usual")
+        # whole gradients are the same in every process, shards add up to one
+        whole = looked.whole / processes + looked.shards
+        first = 1.0 if view.process == 0 else 0.0
+        return Tally.of(self._sums(seen, view), whole, seen.sample / processes, looked.sample * first)
+
+    def _sums(self, seen: Seen, view: TrainingView) -> Sums:
+        """Return the sums over the pieces of this process."""
+        counts, pieces = self._counts, len(seen.squares)
+        if len(counts) != pieces:  # nothing told where they end: they are taken to be like the last
+            known = float(view.examples or 0)
+            counts = [(known if self._units is None else self._units(view.batch), known)] * pieces
+        device = seen.squares.device
+        sums = Sums(len(self.scopes), device=device)
+        squares = self._in_scopes(seen.squares.T) / view.processes**2  # training averages over processes
+        units, examples = (_column(numbers, device) for numbers in zip(*counts, strict=True))
+        sums.add_pieces(squares, weight=units if self._weighted else 1.0, units=units, examples=examples)
+        return sums
+
+    def parts(
+        self, tally: Tally, numbers: Sequence[float], *, precise: bool, population: int | None
+    ) -> Mapping[str, NoiseParts]:
+        """Return the estimates of each scope from the numbers of a row, added up over processes.
+
+        Args:
+            tally: The row.
+            numbers: Its numbers, followed by those of `doubts`.
+            precise: False where half precision is in the training step.
+            population: Size of the data set, where batches are drawn from it without replacement.
+        """
+        sums, whole, witness = tally.read(numbers[: len(tally.row)])
+        reason = _mismatch(witness, precise=precise) or self.judge(numbers[len(tally.row) :])
+        if reason:
+            nan = float("nan")
+            return {scope: NoiseParts(nan, nan, nan, 0, Status.UNDETERMINED, reason) for scope in self.scopes}
+        seen = [value * witness.factor**2 for value in whole]  # |g|^2 as it was when the pieces were seen
+        clipped = self._looked is not None and self._looked.clippable and witness.clipped
+        # what was divided out since is a loss scale, which is not to count, or clipping, which is not to count either
+        found = estimates(sums, seen, population=population, scale=1.0 if clipped else witness.factor)
+        return dict(zip(self.scopes, found, strict=True))
+
+    @property
+    def doubts(self) -> Sequence[Tensor]:
+        """Numbers to be read back with the row, for `judge`."""
+        return ()
+
+    def judge(self, numbers: Sequence[float]) -> str:  # noqa: ARG002 (for those that have doubts)
+        """Return why the row is not to be used after all; '' if it is."""
+        return ""  # `parts` compares with the gradient itself
+
+    def _in_scopes(self, squares: Tensor) -> Tensor:
+        return self._membership @ squares
+
+
+def _membership(members: Mapping[str, Sequence[str]], names: Sequence[str], parameters: Mapping[str, Tensor]) -> Tensor:
+    """Return ones where a parameter is in a scope, [scopes, parameters], on the device of the parameters."""
+    column = {name: index for index, name in enumerate(names)}
+    matrix = torch.zeros(len(members), len(names), dtype=torch.float64)
+    for row, held in enumerate(members.values()):
+        matrix[row, [column[name] for name in held]] = 1.0
+    return sent(matrix, local(parameters[names[0]]).device)
+
+
+def _column(numbers: Sequence[float | Tensor], device: torch.device) -> float | Tensor:
+    """Return one number if all are the same, else all of them on the device. [K]."""
+    if all(isinstance(number, float | int) for number in numbers):
+        known = [float(number) for number in numbers]
+        return known[0] if len(set(known)) == 1 else sent(torch.tensor(known, dtype=torch.float64), device)
+    return torch.stack([torch.as_tensor(number).reshape(()).double().to(device) for number in numbers])
+
+
+def _mismatch(witness: Witness, *, precise: bool) -> str:
+    """Say why what was seen is not what the gradient is made of; '' if it is."""
+    if not witness.factor > 0:
+        return "the gradient is zero or not finite"
+    if witness.rest > (EXACT if precise else COARSE):
+        return (
+            f"what the backward passes contributed does not add up to the gradient (a rest of {witness.rest:.1%}): it "
+            "was changed since, or another piece is in it"
+        )
+    return ""

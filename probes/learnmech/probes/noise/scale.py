@@ -1,0 +1,191 @@
+"""From estimates of |G|^2 and tr Sigma to measurements: their window, the noise scale, and what follows from it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from learnmech.laws.batch_size import propagated, speedup, temperature
+from learnmech.laws.statistics import Interval
+from learnmech.observables import Status
+from learnmech.probes.estimators.noise import NoiseParts
+from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_of
+from learnmech.probes.noise.window import RESOLVED, ExponentialWindow
+from learnmech.wire import Measurement
+
+HALF_LIFE = 25.0
+"""Measurements after which one counts half: n_eff = 72 in the long run. The noise scale is then determined as long as
+|G|^2 scatters by no more than 2.6 times itself from one measurement to the next: its mean must be (4 + 1)/(4 - 1) = 5/3
+times t = 1.99 standard errors for an interval of a factor of 4, and sqrt(72) / 3.3 = 2.6."""
+
+WIDEST_SPEEDUP = 1.0 / 3.0
+"""Largest width of the interval of a determined `doubling_speedup`: what a noise scale known to a factor of 4 leaves at
+most, 1/(1 + r/4) - 1/(1 + r) at r = 2. Its whole range is from 1 to 2."""
+
+
+class NoiseTracker:
+    """Keeps a window of estimates for each scope, and says what is known.
+
+    Measures, in each scope: `noise_trace` and `grad_sq_norm` of the update itself, with the standard error that their
+    scatter shows; `noise_scale`, the ratio of their means over the window, a number only while its 95 % interval spans
+    no more than a factor, otherwise `undetermined` with what bounds it; `signal_to_noise`. In the scope '' of the whole
+    model also `doubling_speedup`, and `temperature` where the optimizer has one: that is 4 numbers a scope, and 2.
+
+    An update without estimates leaves the windows as they are, and is reported.
+
+    Args:
+        half_life: Measurements after which one counts half.
+        factor: Largest upper over lower end of the interval of a determined noise scale.
+    """
+
+    def __init__(self, half_life: float = HALF_LIFE, factor: float = RESOLVED) -> None:
+        self._windows: dict[str, ExponentialWindow] = {}
+        self._half_life = half_life
+        self._factor = factor
+        ExponentialWindow(half_life)  # a wrong half-life is told now, not in training
+
+    def reset(self) -> None:
+        """Forget all measurements."""
+        self._windows.clear()
+
+    def window(self, scope: str = "") -> ExponentialWindow:
+        """Return the window of pairs (tr Sigma, |G|^2) of a scope."""
+        return self._windows.setdefault(scope, ExponentialWindow(self._half_life))
+
+    def update(
+        self,
+        parts: Mapping[str, NoiseParts],
+        *,
+        method: str,
+        batch_size: float | None = None,
+        effective_learning_rate: float | None = None,
+        population: float | None = None,
+    ) -> list[Measurement]:
+        """Take the estimates of one update and return what to record.
+
+        Args:
+            parts: Estimates by scope.
+            method: Where they come from, such as `ranks`.
+            batch_size: Examples of a whole update, where the estimates are from a part of it.
+            effective_learning_rate: eta (1 - tau) / (1 - mu) of the SGD family, the same for all parameters; None: the
+                optimizer has no temperature.
+            population: Examples of the data set, where batches are drawn from it without replacement.
+        """
+        found = []
+        for scope, part in parts.items():
+            if part.status is not Status.OK:
+                found += self._nothing(scope, part, method)
+                continue
+            window = self.window(scope)
+            window.append(part.noise_trace, part.grad_sq_norm)
+            known = _Known.of(window, self._factor)
+            batch = batch_size or part.batch_size
+            windowed = f"{method}_window_of_{known.moments.count:.0f}"
+            found += _parts(scope, part, known, method)
+            found.append(_scale(scope, known, windowed))
+            found.append(_signal(scope, known, batch, windowed))
+            if scope == "":
+                found.append(_doubling(known, batch, windowed))
+                if effective_learning_rate is not None:
+                    found.append(_temperature(known, batch, effective_learning_rate, population, windowed))
+        return found
+
+    def _nothing(self, scope: str, part: NoiseParts, method: str) -> list[Measurement]:
+        value = math.nan if part.status is Status.NON_FINITE else None
+        self.window(scope).left_out += 1
+        return [
+            Measurement(name, value, scope=scope, status=part.status, reason=part.reason, method=method)
+            for name in ("noise_trace", "grad_sq_norm", "noise_scale")
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a window says.
+
+    Attributes:
+        window: The window.
+        moments: Of its pairs (tr Sigma, |G|^2).
+        ratio: Their ratio, the noise scale.
+        factor: What it is determined to, if it is.
+    """
+
+    window: ExponentialWindow
+    moments: Moments
+    ratio: Ratio
+    factor: float
+
+    @classmethod
+    def of(cls, window: ExponentialWindow, factor: float) -> "_Known":
+        """Look at a window."""
+        moments = window.moments()
+        return cls(window, moments, ratio_of(moments, factor), factor)
+
+    def trouble(self) -> str:
+        """Say why the noise scale is not determined, and what is known of it all the same."""
+        ratio, count = self.ratio, self.window.count
+        if count < 2:
+            return f"{count} measurements so far; an error bar takes two or more"
+        if self.moments.mean_a == self.moments.mean_b == 0.0:
+            return "all gradients are zero"
+        if not ratio.bounded:
+            bound = f": the noise scale is at least {ratio.at_least:.3g}" if ratio.at_least > 0.0 else ""
+            return f"|G|^2 is not resolved from zero over {count} measurements{bound}"
+        if ratio.upper <= 0.0:
+            return "|G|^2 came out negative beyond its error: the pieces are not independent"
+        if ratio.lower <= 0.0:
+            return f"tr Sigma is not resolved from zero: the noise scale is at most {ratio.upper:.3g}"
+        return f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {self.factor:g} apart"
+
+
+def _parts(scope: str, part: NoiseParts, known: _Known, method: str) -> list[Measurement]:
+    # errors of one measurement, not of the mean; the scatter of two is no error bar
+    several = known.window.count > 2
+    errors = [math.sqrt(variance) if several else None for variance in (known.moments.var_a, known.moments.var_b)]
+    return [
+        Measurement("noise_trace", part.noise_trace, scope=scope, stderr=errors[0], method=method),
+        Measurement("grad_sq_norm", part.grad_sq_norm, scope=scope, stderr=errors[1], method=method),
+    ]
+
+
+def _undetermined(name: str, scope: str, reason: str, method: str) -> Measurement:
+    return Measurement(name, None, scope=scope, status=Status.UNDETERMINED, reason=reason, method=method)
+
+
+def _scale(scope: str, known: _Known, method: str) -> Measurement:
+    if known.ratio.determined:
+        return Measurement("noise_scale", known.ratio.value, scope=scope, stderr=known.ratio.stderr, method=method)
+    reason = known.trouble()
+    if known.window.left_out:
+        reason += f"; {known.window.left_out} measurements were left out"
+    return _undetermined("noise_scale", scope, reason, method)
+
+
+def _signal(scope: str, known: _Known, batch: float, method: str) -> Measurement:
+    ratio = ratio_of(known.moments.swapped)
+    if ratio.stderr is not None:
+        value, error = batch * ratio.value, batch * ratio.stderr
+        return Measurement("signal_to_noise", value, scope=scope, stderr=error, method=method)
+    reason = "tr Sigma is not resolved from zero" if known.window.count > 1 else known.trouble()
+    return _undetermined("signal_to_noise", scope, reason, method)
+
+
+def _doubling(known: _Known, batch: float, method: str) -> Measurement:
+    """Return the speed-up of twice the batch size: often known where the noise scale is only known to be large."""
+    ratio = known.ratio
+    upper = ratio.upper if ratio.bounded else math.inf
+    if known.window.count < 2 or upper < 0.0:
+        return _undetermined("doubling_speedup", "", known.trouble(), method)
+    # |G|^2 below zero, by chance: the nearest noise scale there is is an infinite one
+    value = ratio.value if ratio.value >= 0.0 else math.inf
+    found = propagated(lambda scale: speedup(batch, 2 * batch, scale), Interval(value, ratio.at_least, upper))
+    if found.upper - found.lower > WIDEST_SPEEDUP:
+        reason = f"between {found.lower:.3g} and {found.upper:.3g}"
+        return _undetermined("doubling_speedup", "", reason, method)
+    error = (found.upper - found.lower) / (2 * quantile(known.moments.degrees))
+    return Measurement("doubling_speedup", found.center, stderr=error, method=method)
+
+
+def _temperature(known: _Known, batch: float, rate: float, population: float | None, method: str) -> Measurement:
+    error, _ = known.moments.standard_errors()
+    value, stderr = (temperature(rate, trace, batch, population) for trace in (known.moments.mean_a, error))
+    return Measurement("temperature", value, stderr=stderr if known.window.count > 2 else None, method=method)

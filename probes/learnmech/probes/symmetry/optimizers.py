@@ -1,0 +1,85 @@
+"""What is known of an update before it happens: its coefficients and momentum buffers, read from the optimizer."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learnmech.probes.curvature.preconditioners.wrappers import unwrapped
+from learnmech.probes.hyperparameters import of_group
+from learnmech.probes.probe import TrainingView
+from learnmech.probes.symmetry.drift import LinearUpdate, sgd_update
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The updates about to happen.
+
+    Attributes:
+        by_name: The update of each parameter, where it is linear.
+        buffers: Momentum buffers, not copied: they are as they are before the update until it happens.
+        method: What the prediction rests on.
+        reason: Why there is none, '' if there is.
+    """
+
+    by_name: Mapping[str, LinearUpdate] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    method: str = ""
+    reason: str = ""
+
+
+def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
+    """Return the updates of parameters, or why they cannot be predicted.
+
+    Args:
+        view: The training before an update.
+        names: Names of the parameters.
+    """
+    if len(view.optimizers) != 1:
+        return Updates(reason=f"there are {len(view.optimizers)} optimizers, and which of them steps is not known")
+    optimizer: Any = unwrapped(view.optimizers[0])
+    kind = type(optimizer)
+    if not isinstance(optimizer, torch.optim.SGD) or inspect.unwrap(kind.step) is not inspect.unwrap(
+        torch.optim.SGD.step
+    ):
+        return Updates(
+            reason=f"{kind.__name__} does not move weights along the gradient: its update conserves no charge"
+        )
+    by_identity = {id(view.parameters[name]): name for name in names}
+    updates: dict[str, LinearUpdate] = {}
+    buffers: dict[str, Tensor] = {}
+    forms = set()
+    for group in optimizer.param_groups:
+        members = [(p, by_identity[id(p)]) for p in group["params"] if id(p) in by_identity]
+        values = _values(optimizer, group, view, [name for _, name in members])
+        if not members:
+            continue
+        if values is None:
+            return Updates(reason="the learning rate is on the device, and reading it would wait for it")
+        for p, name in members:
+            momentum, nesterov = values["momentum"], bool(values["nesterov"])
+            buffer = optimizer.state[p].get("momentum_buffer") if momentum and p in optimizer.state else None
+            updates[name] = sgd_update(
+                values["learning_rate"],
+                momentum=momentum,
+                dampening=values["dampening"],
+                nesterov=nesterov,
+                weight_decay=values["weight_decay"],
+                first=buffer is None,
+                maximize=bool(group.get("maximize", False)),
+            )
+            forms.add(("nesterov" if nesterov else "heavy_ball") if momentum else "sgd")
+            if buffer is not None:
+                buffers[name] = buffer
+    return Updates(updates, buffers, "_and_".join(sorted(forms)))
+
+
+def _values(optimizer: Any, group: Mapping[str, Any], view: TrainingView, names: list[str]) -> dict[str, float] | None:
+    """Return a group's hyperparameters; a learning rate on a device only if it was read anyway."""
+    rate = group.get("lr")
+    if not (isinstance(rate, Tensor) and rate.device.type != "cpu"):
+        return of_group(optimizer, group)
+    return next((dict(view.hyperparameters[name]) for name in names if name in view.hyperparameters), None)

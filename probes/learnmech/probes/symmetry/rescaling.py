@@ -1,0 +1,115 @@
+"""The test by rescaling: the loss itself, evaluated at weights that the symmetry says are as good."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from learnmech.probes.symmetry.group import Group, Part
+
+FACTOR = 1.01
+"""By how much weights are rescaled, once and once more."""
+
+ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6}
+"""Change of a loss, relative to it, that rounding alone may make: ten times what it made on a transformer of two blocks
+(4e-16 and 1e-7)."""
+COARSE = 1e-2
+"""The same in half precision or TF32."""
+
+NORM_EPSILON = 1e-3
+"""Change of the loss, relative to that by moving the weights as far without the symmetry, that the epsilon of a
+normalization may make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """What rescaling did to a loss.
+
+    Attributes:
+        changes: L(rescaled) - L, rescaled once and twice.
+        control: L(turned around) - L: the first part alone moved as far, in a direction that is not of the symmetry.
+        repeated: L evaluated once more - L: zero if the loss is deterministic.
+        rounding: What rounding alone may change.
+    """
+
+    changes: tuple[float, float]
+    control: float
+    repeated: float
+    rounding: float
+
+    @property
+    def invariant(self) -> bool | None:
+        """Whether the loss has the symmetry; None if it is not deterministic, or did not feel the control either."""
+        allowed = max(self.rounding, NORM_EPSILON * abs(self.control))
+        if abs(self.repeated) > self.rounding or not all(map(_finite, (*self.changes, self.control))):
+            return None
+        if max(map(abs, self.changes)) > allowed:
+            return False
+        return True if abs(self.control) > 2.0 * self.rounding else None
+
+
+def rescaled(group: Group, weights: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """Return the weights that a group moves, moved: w -> c w, the other side w -> w / c; a shift adds (c - 1) |w|_rms.
+
+    Args:
+        group: The group.
+        weights: Weights by name; they are not written to.
+        factor: c.
+    """
+    moved: dict[str, Tensor] = {}
+    for part in group.parts:
+        whole = moved.setdefault(part.parameter, weights[part.parameter].detach().clone())
+        if group.linear:
+            _write(part, whole, lambda w: w + (factor - 1.0) * w.square().mean().sqrt())
+        else:
+            _write(part, whole, partial(torch.mul, other=factor**part.sign))
+    return moved
+
+
+def rescaling(
+    loss: Callable[[Mapping[str, Tensor]], float],
+    group: Group,
+    weights: Mapping[str, Tensor],
+    *,
+    factor: float = FACTOR,
+    precise: bool = True,
+) -> Rescaled:
+    """Evaluate a loss at rescaled weights, and compare.
+
+    Args:
+        loss: The loss at the model's weights, some of them replaced by name.
+        group: What to rescale.
+        weights: The model's weights by name.
+        factor: By how much.
+        precise: False where half precision or TF32 is in the loss.
+
+    Returns:
+        The changes of the loss. Five evaluations.
+    """
+    first = loss({})
+    repeated = loss({}) - first
+    changes = tuple(loss(rescaled(group, weights, c)) - first for c in (factor, factor * factor))
+    part = group.parts[0]
+    whole = weights[part.parameter].detach().clone()
+    # as far, in the direction of the same weights in another order, signs alternating
+    _write(part, whole, lambda w: w + (factor - 1.0) * _elsewhere(w))
+    rounding = (ROUNDING.get(whole.dtype, COARSE) if precise else COARSE) * abs(first)
+    return Rescaled((changes[0], changes[1]), loss({part.parameter: whole}) - first, repeated, rounding)
+
+
+def _write(part: Part, whole: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    """Change a part of a tensor, wherever its elements lie."""
+    places = part.of(torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)).reshape(-1)
+    flat = whole.view(-1)
+    flat[places] = change(flat[places].double()).to(whole.dtype)
+
+
+def _elsewhere(w: Tensor) -> Tensor:
+    signs = 1.0 - 2.0 * (torch.arange(len(w), device=w.device) % 2)
+    return w.flip(0) * signs
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
