@@ -29,7 +29,7 @@ from learnmech.probes.replays import Replays, ReplayTest
 from learnmech.probes.runner import Runner, replays
 from learnmech.probes.together import Together
 from learnmech.probes.views import Views
-from learnmech.probes.watching import Watching, expect
+from learnmech.probes.watching import Watching, expect, watches
 from learnmech.probes.writer import Writer
 from learnmech.wire import Measurement
 
@@ -191,7 +191,12 @@ class Engine:
         self._replays.disarm()
 
     def before_update(
-        self, step: int, gradients: bool = True, method: str = "", scale: Callable[[], float | Tensor] = lambda: 1.0
+        self,
+        step: int,
+        gradients: bool = True,
+        method: str = "",
+        scale: Callable[[], float | Tensor] = lambda: 1.0,
+        loss_scale: Callable[[], float | Tensor | None] = lambda: None,
     ) -> None:
         """Read the hyperparameters of the update about to happen, and prepare the probes that will measure it.
 
@@ -200,6 +205,7 @@ class Engine:
             gradients: True if the parameters hold the complete gradient at w_t.
             method: How the gradient was seen, if not before clipping.
             scale: Tells what the gradient is still multiplied by (a loss scale not yet taken out).
+            loss_scale: Tells what the loss was multiplied by, if that is known.
         """
         shared, alone = self._due(Moment.UPDATE, step)
         if not self._guard.open:
@@ -211,7 +217,7 @@ class Engine:
             self.writer.add(step, self._hyperparameters.changed())
             if due:
                 view = self._view(step, gradients=gradients, method=method)
-                view.gradient_scale = scale()
+                view.gradient_scale, view.loss_scale = scale(), loss_scale()
                 self._prepared = [probe for probe in due if self.runner.prepare(probe, view, again=again)]
 
     def after_update(
@@ -265,6 +271,10 @@ class Engine:
         """List the due probes that all processes measure together, and those that this one measures alone."""
         due = self.runner.due(moment, step) if self._guard.open or self.joined else []
         shared = [probe for probe in due if self.runner.together(probe)]
+        if moment is Moment.UPDATE:  # for probes that watch it was decided before: the budget has moved on since
+            due = [probe for probe in due if not watches(probe)]
+            armed = [probe for probe in self.runner.probes if self._watching.due(probe) and probe not in shared]
+            due += [probe for probe in armed if self.runner.health.well(probe.name)]
         if shared:  # whole parameters that a pass has left there, as they were then, are given up by all or by none
             with self._guard:
                 reshard(self.model)

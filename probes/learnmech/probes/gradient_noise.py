@@ -131,6 +131,11 @@ class GradientNoiseScale(BaseProbe):
         )
 
     @property
+    def watches(self) -> bool:
+        """Whether it watches the backward passes."""
+        return self.live
+
+    @property
     def moment(self) -> Moment:  # type: ignore[override] # follows from the source
         """When it measures."""
         return Moment.UPDATE if self.live else Moment.UNSEEN
@@ -203,8 +208,8 @@ class GradientNoiseScale(BaseProbe):
             live.look(view)  # nothing told that the update was about to be made
         try:
             tally = live.tally(view)
-        except Skip:
-            self._failed(live.trouble)
+        except Skip as skip:
+            self._failed(str(skip))
             raise
         self._failures = 0
         self._uses += 1
@@ -224,7 +229,7 @@ class GradientNoiseScale(BaseProbe):
     def _failed(self, why: str) -> None:
         """Count an update from whose pieces nothing could be made; give up after some in a row."""
         self._failures += 1
-        if not why or self._failures < PATIENCE:
+        if self._failures < PATIENCE:
             return
         if self.source != "auto" or self._processes > 1:
             raise Refusal(f"The noise cannot be told from the pieces of updates: {why}.")
@@ -260,5 +265,7 @@ def _effective_learning_rate(view: TrainingView) -> float | None:
     groups = [group for optimizer in view.optimizers for group in optimizer.param_groups if group["params"]]
     if any(isinstance(group["lr"], Tensor) for group in groups):
         return None  # it is on the device: to read it would wait
+    if any(not 0.0 <= group["momentum"] < 1.0 for group in groups):
+        return None  # the sum of past gradients has no end
     rates = {effective_learning_rate(group["lr"], group["momentum"], group["dampening"]) for group in groups}
     return rates.pop() if len(rates) == 1 and all(map(math.isfinite, rates)) else None

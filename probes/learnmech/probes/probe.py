@@ -60,6 +60,7 @@ class TrainingView:
         gradients: This gradient by name; None otherwise, or where it is sharded over processes.
         gradient_method: How the gradient was seen, if not before clipping.
         gradient_scale: What the gradient is still multiplied by (a loss scale not yet taken out).
+        loss_scale: What the loss was multiplied by before the backward pass, where that is known.
         loss: The loss of the step as the trainer computed it.
         hyperparameters: Learning rate, weight decay, ... in force for each measured tensor, by its name.
         hold: Copies the weights (this process's part of them), by name; once for all probes that ask at this moment.
@@ -89,6 +90,7 @@ class TrainingView:
     gradients: Mapping[str, Tensor] | None = None
     gradient_method: str = ""
     gradient_scale: Tensor | float = 1.0
+    loss_scale: Tensor | float | None = None
     loss: Tensor | float | None = None
     hyperparameters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     full_batch: float | None = None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,12 +19,16 @@ from learnmech.probes.engine import AT_STEP, Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, LossFunction
 from learnmech.probes.isolation.source import unwrapped
+from learnmech.probes.loss_scale import LossScale
 from learnmech.probes.pieces import count
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK, new_run, open_mailbox
 from learnmech.probes.watching import expect
 from learnmech.probes.writer import Writer
+
+FEWER = 2
+"""Updates in a row of fewer micro-batches after which that is how many there are."""
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -69,7 +74,9 @@ class Recorder:
         full_batch: Whether every step sees the same whole training set; None to find out.
         dataset_size: Number of training examples.
         tokens_per_sample: Tokens in one example, to count tokens.
-        accumulation: Micro-batches per update; found out if `after_backward` is called for each of them.
+        accumulation: Micro-batches per update; None: found out if `after_backward` is called for each of them, else 1.
+        scaler: The `torch.amp.GradScaler` that multiplies the loss, if there is one: gradients told of by
+            `after_backward` before its `unscale_` are divided by its scale then.
         gradient_clip: Bound at which the loop clips the gradient: laws of the plain update do not apply then.
         strict: True to raise what is otherwise recorded; for tests.
     """
@@ -89,13 +96,15 @@ class Recorder:
         full_batch: bool | None = None,
         dataset_size: int | None = None,
         tokens_per_sample: int | None = None,
-        accumulation: int = 1,
+        accumulation: int | None = None,
+        scaler: "torch.amp.GradScaler | None" = None,
         gradient_clip: float | None = None,
         strict: bool = False,
     ) -> None:
         if not callable(loss_fn):
             raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
-        whole("Recorder", "accumulation", accumulation, 1, 1)
+        if accumulation is not None:
+            whole("Recorder", "accumulation", accumulation, 1, 1)
         self.step = 0
         self._wrapped = model
         self._model = unwrapped(model)
@@ -109,6 +118,8 @@ class Recorder:
         self._dataset_size = dataset_size
         self._tokens_per_sample = tokens_per_sample
         self._accumulation = accumulation
+        self._expected, self._fewer = accumulation or 1, 0
+        self._loss_scale = LossScale(optimizer, scaler, clips=bool(gradient_clip))
         self._gradient_clip = gradient_clip
         self._strict = strict
         self._resumed: dict[str, Any] = {}
@@ -134,7 +145,7 @@ class Recorder:
         rank, world_size = distributed()
         peers = companions(self._wrapped)
         self._processes = 1 if peers is None else peers.size  # each of them has a batch like this one's
-        expect(self._probes, self._accumulation, self._processes)
+        expect(self._probes, self._expected, self._processes)
         common: Any = {"budget": self._budget, "foresees": False, "start_step": self.step, "strict": self._strict}
         if rank != 0:
             self._engine = engine_beside(self._model, [self._optimizer], self._probes, peers, **common)
@@ -194,14 +205,10 @@ class Recorder:
             # a closure computes the gradient inside the step: what is there now belongs to the step before
             self._prepare(gradients=closure is None, method=AT_STEP)
 
-    def _scale(self) -> float | Tensor:
-        """Return the loss scale that a fused optimizer is about to take out: GradScaler puts it there."""
-        scale = getattr(self._optimizer, "grad_scale", None)
-        return scale if isinstance(scale, Tensor) else 1.0
-
     def _prepare(self, *, gradients: bool, method: str = "") -> None:
         if self._engine is not None:
-            self._engine.before_update(self.step, gradients, method, self._scale)
+            scale = self._loss_scale
+            self._engine.before_update(self.step, gradients, method, scale.in_gradient, scale.of_loss)
             self._prepared = True
 
     def _prepare_next(self) -> None:
@@ -235,9 +242,7 @@ class Recorder:
             self.step += 1
             return
         engine.after_update(self.step, lambda: self._update(batch, loss), self._source, gradients=not self._prepared)
-        if len(self._micro_batches) > self._accumulation and not engine.joined:
-            self._accumulation = len(self._micro_batches)
-            engine.expect(self._accumulation)
+        self._expect_as_told(engine)
         self._micro_batches, self._prepared = [], False
         self.step += 1
         if self._hook is None:
@@ -245,10 +250,21 @@ class Recorder:
         engine.at_rest(self.step, batch, self._source)
         engine.before_backward(self.step)
 
+    def _expect_as_told(self, engine: Engine) -> None:
+        """Learn of how many micro-batches updates consist, where that was not declared."""
+        told = len(self._micro_batches)
+        if self._accumulation or engine.joined or not told:
+            return
+        # one update of fewer is the end of an epoch
+        self._fewer = self._fewer + 1 if told < self._expected else 0
+        if told > self._expected or self._fewer == FEWER:
+            self._expected, self._fewer = told, 0
+            engine.expect(told)
+
     def _update(self, batch: Any, loss: Tensor | float | None) -> Update:
         detached = loss.detach() if isinstance(loss, Tensor) else loss
         examples = count(batch)
-        accumulation = max(len(self._micro_batches), self._accumulation)
+        accumulation = max(len(self._micro_batches), self._accumulation or 1)
         if len(self._micro_batches) > 1:
             known = [number for number in self._micro_batches if number is not None]
             total = sum(known) if len(known) == len(self._micro_batches) else None

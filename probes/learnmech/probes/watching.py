@@ -28,10 +28,14 @@ class Watching:
         if not self._guard.open:
             return
         with self._guard:
-            due = [p for p in self._runner.due(Moment.UPDATE, step) if hasattr(p, "arm")]
+            due = [p for p in self._runner.due(Moment.UPDATE, step) if watches(p)]
             if due:
                 seen = view()
                 self._watching = [probe for probe in due if self._runner.arm(probe, seen)]
+
+    def due(self, probe: Probe) -> bool:
+        """Tell whether a probe that watches has watched: whether it is due was decided before the first pass."""
+        return probe in self._watching
 
     def stop(self) -> None:
         """Let go of what they watch with: the update has been measured, or will not be."""
@@ -50,6 +54,11 @@ class Watching:
             for probe in self._watching:
                 tell: Callable[[Any, int | None], None] = getattr(probe, "next_piece")  # noqa: B009 (not of all probes)
                 tell(batch, examples)
+
+
+def watches(probe: Probe) -> bool:
+    """Tell whether a probe watches the backward passes of the updates that it measures."""
+    return bool(getattr(probe, "watches", False))
 
 
 def expect(probes: Iterable[Probe], micro_batches: int, processes: int) -> None:

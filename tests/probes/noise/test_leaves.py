@@ -33,8 +33,8 @@ def _alone(model, piece, factor=1.0):
     return {name: p.grad for name, p in other.named_parameters()}
 
 
-def _watched(model):
-    hooks = LeafHooks(model, dict(model.named_parameters()))
+def _watched(model, expected=1):
+    hooks = LeafHooks(model, dict(model.named_parameters()), expected)
     hooks.arm()
     return hooks
 
@@ -42,7 +42,7 @@ def _watched(model):
 @pytest.mark.parametrize("told", [True, False])
 def test_squared_norm_of_each_piece(told):
     model, pieces = _model(), _pieces()
-    hooks = _watched(model)
+    hooks = _watched(model, 3)
     for piece in pieces:
         (_loss(model, piece) / 3).backward()
         if told:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
 from learnmech.probes.distributed.fsdp import is_shard, local, mesh_of
 from learnmech.probes.estimators.squares import square_sum
@@ -16,6 +15,27 @@ WITNESSES = 8
 
 SAMPLE = 64
 """Numbers of each of them."""
+
+TOO_MANY = 16
+"""Backward passes for each expected one after which nothing is kept any more: there is no update to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which numbers of a parameter are added up: every so many of the first ones, which the first process holds.
+
+    Attributes:
+        held: The first numbers.
+        stride: Every so many of them.
+    """
+
+    held: int
+    stride: int
+
+    @property
+    def count(self) -> int:
+        """How many numbers."""
+        return min(SAMPLE, -(-self.held // self.stride))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +60,13 @@ class LeafHooks:
     is added to `.grad` and before data parallelism averages it over processes. Nothing is kept but norms, nothing is
     waited for, and no failure leaves a hook: it is told by `trouble`.
 
-    Passes are told apart by `next_piece`, called after each; without these calls the n-th pass through a parameter is
-    taken for piece n, which is the same wherever each piece reaches every parameter.
+    One hook is on the tensor, the other where the gradient has been added: what the first sees counts only then, so
+    that `torch.autograd.grad` (a gradient penalty) adds nothing. Both belong to the tensor: a hook on the node that
+    adds to `.grad` would keep this node from one step to the next, and with it the shape the weights had then (pruning
+    and offloading change it).
+
+    Passes are told apart by `next_piece`, called after each. Without these calls each parameter must be reached as
+    often as pieces are expected: the n-th pass through it is piece n.
 
     Under `fully_shard` the leaves are whole parameters that exist from the forward pass of a module to its backward
     pass; they are met right before that module's forward pass.
@@ -49,19 +74,21 @@ class LeafHooks:
     Args:
         model: The model.
         parameters: Its parameters by name; those that need no gradient are left out.
+        expected: Pieces that are expected.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor], expected: int = 1) -> None:
         self.trouble = ""
         """Why what was seen is not to be used."""
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self._column = {name: index for index, name in enumerate(self._parameters)}
+        self._expected = expected
         self._places = _places(self._parameters)
         self._homes = _homes(model, self._parameters)
         self._seen: list[dict[str, list[Tensor]]] = [{}]
         self._sums: dict[str, Tensor] = {}
+        self._pending: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._hooks: list[Any] = []
-        self._nodes: list[Any] = []
         self._met: set[int] = set()
         self._told = False
 
@@ -78,7 +105,7 @@ class LeafHooks:
         """Stop looking."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._nodes, self._met = [], [], set()
+        self._hooks, self._met, self._pending = [], set(), {}
 
     def next_piece(self) -> None:
         """Tell that a backward pass has ended, and that the next one is of another piece."""
@@ -99,8 +126,14 @@ class LeafHooks:
                 )
                 return None
         elif pieces:  # one dictionary of all passes
-            passes = max(map(len, pieces[0].values()))
-            pieces = [{n: [s[k]] for n, s in pieces[0].items() if len(s) > k} for k in range(passes)]
+            other = next((name for name, squares in pieces[0].items() if len(squares) != self._expected), None)
+            if other is not None:
+                self.trouble = (
+                    f"the gradient of {other} came in {len(pieces[0][other])} parts where {self._expected} "
+                    "micro-batches were expected; recorder.after_backward(batch) after each of them tells them apart"
+                )
+                return None
+            pieces = [{name: [squares[k]] for name, squares in pieces[0].items()} for k in range(self._expected)]
         if not pieces:
             return None
         return Seen(list(self._column), self._matrix(pieces), self._sample())
@@ -111,12 +144,12 @@ class LeafHooks:
         Args:
             gradients: The gradient, or the first process's shard of it, by parameter.
         """
-        return self._row({name: local(g) for name, g in gradients.items() if g.layout is torch.strided})
+        strided = {name: local(g) for name, g in gradients.items() if g.layout is torch.strided}
+        return self._row({n: _spread(strided[n], place) for n, place in self._places.items() if n in strided})
 
     def _hook(self, name: str, leaf: Tensor) -> None:
-        def look(gradients: tuple[Tensor | None, ...]) -> None:
-            gradient = gradients[0]
-            if self.trouble or gradient is None:
+        def look(gradient: Tensor) -> None:
+            if self.trouble:
                 return
             try:
                 with torch.no_grad():
@@ -124,10 +157,13 @@ class LeafHooks:
             except Exception as error:  # noqa: BLE001 (nothing may be raised into the backward pass)
                 self.trouble = f"{type(error).__name__} at the gradient of {name}: {error}"[:300]
 
-        # on the node that adds to .grad, which `torch.autograd.grad` (a gradient penalty) does not run
-        node: Any = get_gradient_edge(leaf).node
-        self._nodes.append(node)  # nothing else keeps it between passes
-        self._hooks.append(node.register_prehook(look))
+        def added(_: Tensor) -> None:
+            seen = self._pending.pop(name, None)
+            if seen is not None and not self.trouble:
+                self._add(name, *seen)
+
+        hookable: Any = leaf  # torch leaves these methods untyped
+        self._hooks += [hookable.register_hook(look), hookable.register_post_accumulate_grad_hook(added)]
 
     def _meeting(self, names: Mapping[str, str]) -> Any:
         def meet(module: nn.Module, _: Any) -> None:
@@ -147,11 +183,17 @@ class LeafHooks:
         if is_shard(gradient):
             self.trouble = f"the gradient of {name} is sharded when it comes (tensor parallelism)"
             return
-        self._seen[-1].setdefault(name, []).append(square_sum(gradient))
-        count = self._places.get(name)
-        if count:
-            part = _first(gradient, count)
-            self._sums[name] = self._sums[name] + part if name in self._sums else part
+        place = self._places.get(name)
+        self._pending[name] = square_sum(gradient), None if place is None else _spread(gradient, place)
+
+    def _add(self, name: str, square: Tensor, sample: Tensor | None) -> None:
+        squares = self._seen[-1].setdefault(name, [])
+        squares.append(square)
+        if len(squares) > TOO_MANY * self._expected:
+            self.trouble = f"the gradient of {name} came in more than {TOO_MANY * self._expected} parts"
+            self._seen, self._sums = [{}], {}
+        elif sample is not None:
+            self._sums[name] = self._sums[name] + sample if name in self._sums else sample
 
     def _matrix(self, pieces: Sequence[Mapping[str, Sequence[Tensor]]]) -> Tensor:
         """Put the squares together by piece and parameter, [K, parameters], on one device."""
@@ -169,10 +211,10 @@ class LeafHooks:
     def _row(self, found: Mapping[str, Tensor]) -> Tensor:
         device = local(next(iter(self._parameters.values()))).device
         rows = []
-        for name, count in self._places.items():
-            row = torch.zeros(count, dtype=torch.float64, device=device)
+        for name, place in self._places.items():
+            row = torch.zeros(place.count, dtype=torch.float64, device=device)
             if name in found:
-                own = _first(found[name], count)  # fewer in the last shards
+                own = found[name]  # fewer in the last shards
                 row[: len(own)] = own.to(device, non_blocking=True)
             rows.append(row)
         return torch.cat(rows)
@@ -195,12 +237,12 @@ def _homes(model: nn.Module, parameters: Mapping[str, Tensor]) -> list[tuple[nn.
     return found
 
 
-def _places(parameters: Mapping[str, Tensor]) -> dict[str, int]:
-    """Choose the witnesses: parameters from all over the model, the first numbers of each."""
+def _places(parameters: Mapping[str, Tensor]) -> dict[str, _Place]:
+    """Choose the witnesses: parameters from all over the model, numbers from all over each."""
     held = {name: _held_first(p) for name, p in parameters.items()}
     filled = [name for name, count in held.items() if count]
     stride = max(len(filled) // WITNESSES, 1)
-    return {name: min(held[name], SAMPLE) for name in filled[::stride][:WITNESSES]}
+    return {name: _Place(held[name], max(held[name] // SAMPLE, 1)) for name in filled[::stride][:WITNESSES]}
 
 
 def _held_first(parameter: Tensor) -> int:
@@ -211,6 +253,7 @@ def _held_first(parameter: Tensor) -> int:
     return int(rows * parameter.numel() // len(parameter))
 
 
-def _first(tensor: Tensor, count: int) -> Tensor:
-    """Return a copy of the first numbers of a tensor, in float64; of complex numbers the real parts."""
-    return tensor.detach().reshape(-1)[:count].real.to(torch.float64, copy=True)
+def _spread(tensor: Tensor, place: _Place) -> Tensor:
+    """Return a copy of some numbers of a tensor, in float64; of complex numbers the real parts."""
+    flat = tensor.detach().reshape(-1)[: place.held : place.stride][: place.count]
+    return flat.real.to(torch.float64, copy=True)

@@ -1,5 +1,6 @@
 """Gradient noise from the pieces that an update consists of anyway: processes and micro-batches."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ from learnmech.probes.noise.leaves import LeafHooks, Seen, sent
 from learnmech.probes.noise.tally import COARSE, EXACT, Tally, Witness
 from learnmech.probes.probe import TrainingView
 
+UNKNOWN_FACTOR = (
+    "the gradient was divided by {:.4g} after its pieces were seen, by a loss scale or by clipping: tell which, by "
+    "Recorder(scaler=...) or Recorder(gradient_clip=...), or call recorder.after_backward(batch) before both"
+)
+
 Units = Callable[[Any], float | Tensor]
 """Tells how many units of a batch its loss is a mean over."""
 
@@ -30,13 +36,11 @@ class _Gradient:
         whole: |g|^2 of parameters that this process holds whole. [scopes]
         shards: |g|^2 of its shards of the others. [scopes]
         sample: Some numbers of g. [samples]
-        clippable: True if it may have been clipped before.
     """
 
     whole: Tensor
     shards: Tensor
     sample: Tensor
-    clippable: bool
 
 
 class LivePieces:
@@ -63,7 +67,9 @@ class LivePieces:
         self._weighted = weighted
         self._counts: list[tuple[float | Tensor, float | Tensor]] = []
         self._looked: _Gradient | None = None
-        self._hooks = LeafHooks(view.model, view.parameters)
+        self._clippable = False
+        self._loss_scale: Tensor | float | None = None
+        self._hooks = LeafHooks(view.model, view.parameters, expected)
         self._hooks.arm()
 
     @property
@@ -79,10 +85,24 @@ class LivePieces:
         """Tell that the backward pass of a micro-batch has ended."""
         self._hooks.next_piece()
         known = float(examples or 0)  # none: the estimate says that they could not be counted
+        self._counts.append((self._units_of(batch, known), known))
+
+    def _units_of(self, batch: Any, examples: float) -> float | Tensor:
+        if self._units is None:
+            return examples
         try:
-            self._counts.append((known if self._units is None else self._units(batch), known))
+            found = self._units(batch)
         except Exception as error:  # noqa: BLE001 (a function of the user's)
             self._hooks.trouble = f"units(batch) raised {type(error).__name__}: {error}"[:300]
+            return 0.0
+        if not (isinstance(found, Tensor) and found.numel() == 1) and not (
+            isinstance(found, int | float) and found > 0
+        ):
+            self._hooks.trouble = f"units(batch) returned {found!r}; expected a positive number, or a tensor of one"[
+                :300
+            ]
+            return 0.0
+        return found
 
     def look(self, view: TrainingView) -> None:
         """Take the squared norms of the complete gradient while it is there; at a later call, of the one of then."""
@@ -98,7 +118,9 @@ class LivePieces:
                 where[index] = square_sum(local(gradient)).to(device, non_blocking=True)
         rows = [self._in_scopes(torch.stack(squares)) / view.gradient_scale**2 for squares in (whole, shards)]
         sample = self._hooks.sample_of(gradients) / view.gradient_scale
-        self._looked = _Gradient(rows[0], rows[1], sample, clippable=bool(view.gradient_method))
+        self._looked = _Gradient(rows[0], rows[1], sample)
+        self._clippable = bool(view.gradient_method)
+        self._loss_scale = view.loss_scale if self._clippable else None
 
     def tally(self, view: TrainingView) -> Tally:
         """Return the row of this update in this process.
@@ -112,9 +134,13 @@ class LivePieces:
             raise Skip(self.trouble or "no backward pass was seen")
         if looked is None or len(seen.squares) < self._expected:
             raise Skip("an update of fewer micro-batches than usual")
+        if list(view.parameters) != self._names:
+            raise Skip("parameters came or went during the update")
         # whole gradients are the same in every process, shards add up to one
         whole = looked.whole / processes + looked.shards
         first = 1.0 if view.process == 0 else 0.0
+        if self._loss_scale is not None:
+            seen = Seen(seen.names, seen.squares / self._loss_scale**2, seen.sample / self._loss_scale)
         return Tally.of(self._sums(seen, view), whole, seen.sample / processes, looked.sample * first)
 
     def _sums(self, seen: Seen, view: TrainingView) -> Sums:
@@ -122,7 +148,9 @@ class LivePieces:
         counts, pieces = self._counts, len(seen.squares)
         if len(counts) != pieces:  # nothing told where they end: they are taken to be like the last
             known = float(view.examples or 0)
-            counts = [(known if self._units is None else self._units(view.batch), known)] * pieces
+            counts = [(self._units_of(view.batch, known), known)] * pieces
+            if self.trouble:
+                raise Skip(self.trouble)
         device = seen.squares.device
         sums = Sums(len(self.scopes), device=device)
         squares = self._in_scopes(seen.squares.T) / view.processes**2  # training averages over processes
@@ -142,14 +170,16 @@ class LivePieces:
             population: Size of the data set, where batches are drawn from it without replacement.
         """
         sums, whole, witness = tally.read(numbers[: len(tally.row)])
-        reason = _mismatch(witness, precise=precise) or self.judge(numbers[len(tally.row) :])
+        reason = _mismatch(witness, whole[0], precise=precise) or self.judge(numbers[len(tally.row) :])
+        if not reason and self._clippable and self._loss_scale is None and witness.changed:
+            reason = UNKNOWN_FACTOR.format(witness.factor)
         if reason:
             nan = float("nan")
             return {scope: NoiseParts(nan, nan, nan, 0, Status.UNDETERMINED, reason) for scope in self.scopes}
         seen = [value * witness.factor**2 for value in whole]  # |g|^2 as it was when the pieces were seen
-        clipped = self._looked is not None and self._looked.clippable and witness.clipped
-        # what was divided out since is a loss scale, which is not to count, or clipping, which is not to count either
-        found = estimates(sums, seen, population=population, scale=1.0 if clipped else witness.factor)
+        # a known loss scale is out already, and what is left is clipping; before clipping it is all there is
+        scale = witness.factor if self._loss_scale is None else 1.0
+        found = estimates(sums, seen, population=population, scale=scale)
         return dict(zip(self.scopes, found, strict=True))
 
     @property
@@ -182,10 +212,12 @@ def _column(numbers: Sequence[float | Tensor], device: torch.device) -> float | 
     return torch.stack([torch.as_tensor(number).reshape(()).double().to(device) for number in numbers])
 
 
-def _mismatch(witness: Witness, *, precise: bool) -> str:
-    """Say why what was seen is not what the gradient is made of; '' if it is."""
-    if not witness.factor > 0:
+def _mismatch(witness: Witness, square: float, *, precise: bool) -> str:
+    """Say why what was seen is not what the gradient, of this squared norm, is made of; '' if it is."""
+    if not 0 < square < math.inf:
         return "the gradient is zero or not finite"
+    if not witness.factor > 0:
+        return "the numbers of the gradient that are compared with what was seen are all zero or not finite"
     if witness.rest > (EXACT if precise else COARSE):
         return (
             f"what the backward passes contributed does not add up to the gradient (a rest of {witness.rest:.1%}): it "

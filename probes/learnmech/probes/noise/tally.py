@@ -15,11 +15,8 @@ reduction in bfloat16 over 8 processes 1e-3."""
 COARSE = 5e-2
 """The same where half precision is in the training step."""
 
-CLIPPED = 256.0
-"""Factors up to this, other than powers of two, are taken for those of clipping; loss scales begin at 2^16."""
-
-UNCHANGED = 1e-3
-"""Relative distance from one, or from a power of two, below which a factor is taken for it."""
+SAME = 1e-3
+"""Relative distance from one below which a factor is taken for one: clipping by less changes a square by 0.2 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +67,9 @@ class Witness:
     rest: float
 
     @property
-    def clipped(self) -> bool:
-        """Whether the factor looks like that of clipping: above one, no power of two, and no loss scale."""
-        if not 1 + UNCHANGED < self.factor <= CLIPPED:
-            return False
-        power = math.log2(self.factor)
-        return abs(2 ** (round(power) - power) - 1) > UNCHANGED
+    def changed(self) -> bool:
+        """Whether the gradient was divided by something since its pieces were seen."""
+        return abs(self.factor - 1.0) > SAME
 
 
 def witness(contributed: Sequence[float], gradient: Sequence[float]) -> Witness:

@@ -86,7 +86,10 @@ def drift_measurements(
         yield Measurement("charge_drift_predicted", predicted, scope=scope, stderr=abs(broken), method=method)
         size = math.fsum(drift.predicted_sq for drift in own)
         difference = math.fsum(drift.difference_sq for drift in own)
-        error = math.sqrt(difference / size) if size > 0.0 else None
-        drowned = size <= rounding
-        status, why = (Status.UNDETERMINED, DROWNED) if drowned else (Status.OK, "")
+        if not math.isfinite(size + difference + rounding):
+            error, status, why = None, Status.NON_FINITE, "weights or gradients are not finite"
+        elif size <= rounding:
+            error, status, why = (math.sqrt(difference / size) if size > 0.0 else None), Status.UNDETERMINED, DROWNED
+        else:
+            error, status, why = math.sqrt(difference / size), Status.OK, ""
         yield Measurement("charge_drift_error", error, scope=scope, method=method, status=status, reason=why)
