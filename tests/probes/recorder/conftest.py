@@ -5,8 +5,9 @@ import types
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad, vmap
 
-from learnmech.probes import Recorder
+from learnmech.probes import GradientNoiseScale, Recorder, Vitals, every
 
 
 def _mean_square(model, batch):
@@ -71,3 +72,76 @@ def cross_entropy():
 def quartic():
     """`quartic.model()`, its `quartic.loss`, and `quartic.descend(probes, sink)`, which returns w_0 ... w_steps."""
     return types.SimpleNamespace(model=Quartic, loss=_quartic_loss, descend=_descend)
+
+
+EXAMPLES = 2000
+
+
+def _task(seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    x = torch.randn(EXAMPLES, 6, dtype=dtype)
+    y = x @ torch.randn(6, 1, dtype=dtype) + torch.randn(EXAMPLES, 1, dtype=dtype)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).to(dtype)
+    return model, x, y
+
+
+def _truth(model, x, y):
+    """tr Sigma and |G|^2 from every example's gradient, in each scope."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def one(weights, x, y):
+        return (functional_call(model, weights, (x[None],)) - y[None]).square().mean()
+
+    each = vmap(grad(one), (None, 0, 0))(weights, x, y)
+    flat = {name: g.reshape(len(x), -1).double() for name, g in each.items()}
+    scopes = {"": list(flat), "0": [n for n in flat if n[0] == "0"], "2": [n for n in flat if n[0] == "2"]}
+    rows = {scope: torch.cat([flat[n] for n in names], dim=1) for scope, names in scopes.items()}
+    return {s: (float(r.var(dim=0).sum()), float(r.mean(dim=0).square().sum())) for s, r in rows.items()}
+
+
+def _loss(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+
+
+def _train(spool, model, x, y, *, steps, sizes=(16, 16, 16, 16), probes=None, told=True, clip=None, **more):
+    """Train with accumulation; mean losses of the micro-batches are averaged as they are, unless `weights` says so."""
+    weights = more.pop("weights", [1 / len(sizes)] * len(sizes))
+    generator = torch.Generator().manual_seed(5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=more.pop("lr", 0.0))
+    probes = probes or [GradientNoiseScale(every(1)), Vitals(every(1))]
+    with Recorder(model, optimizer, _loss, probes, sink=spool.url, accumulation=len(sizes), **more) as recorder:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for size, weight in zip(sizes, weights, strict=True):
+                chosen = torch.randint(0, EXAMPLES, (size,), generator=generator)
+                batch = (x[chosen], y[chosen])
+                (_loss(model, batch) * weight).backward()
+                if told:
+                    recorder.after_backward(batch)
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            recorder.after_step(batch)
+    return spool()
+
+
+@pytest.fixture
+def noisy():
+    """A regression with noise: `task()`, `truth(...)` from every example's gradient, `loss`, `train(spool, ...)`."""
+    return types.SimpleNamespace(task=_task, truth=_truth, loss=_loss, train=_train, examples=EXAMPLES)
+
+
+@pytest.fixture
+def spools(tmp_path, recorded):
+    """`spools()`: one spool after another."""
+    names = iter("abcdefgh")
+
+    class Spool:
+        def __init__(self):
+            self.folder = tmp_path / next(names)
+            self.url = f"spool:{self.folder}"
+
+        def __call__(self):
+            return recorded(self.folder)
+
+    return Spool
