@@ -35,13 +35,13 @@ class ReplayTest(Protocol):
     """
 
     @property
-    def waits(self) -> bool: ...  # noqa: D102
+    def waits(self) -> bool: ...  # noqa: D102 (told of above)
     @property
-    def verdict(self) -> Verdict: ...  # noqa: D102
+    def verdict(self) -> Verdict: ...  # noqa: D102 (told of above)
     @property
-    def error(self) -> float: ...  # noqa: D102
+    def error(self) -> float: ...  # noqa: D102 (told of above)
     @property
-    def reason(self) -> str: ...  # noqa: D102
+    def reason(self) -> str: ...  # noqa: D102 (told of above)
 
     def arm(self, source: Source, batch: Any) -> None:
         """Begin the test, or make it, on the step about to be made or just made."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from learnmech.probes.curvature.objective import Objective
 from learnmech.probes.curvature.operators.account import Account
+from learnmech.probes.curvature.operators.on_operator import OnOperator
 from learnmech.probes.curvature.operators.operator import Operator
-from learnmech.probes.curvature.space import Space
 
 RECHECK = 10
 """Measurements between two looks at the rounding: each costs three gradients per look."""
@@ -27,7 +27,7 @@ class Rounding:
         return (self._uses - 1) % RECHECK == 0
 
 
-class Rounded:
+class Rounded(OnOperator):
     """An operator of double backward that knows the error of its products.
 
     Where every number in the graph of the loss is a float32 or float64 one, the error is 0. Otherwise a product is
@@ -47,7 +47,7 @@ class Rounded:
     def __init__(
         self, operator: Operator, objective: Objective, twin: Callable[[Objective], Operator], rounding: Rounding
     ) -> None:
-        self._operator = operator
+        super().__init__(operator)
         self._objective = objective
         self._twin = twin
         self._rounding = rounding
@@ -67,39 +67,9 @@ class Rounded:
         return self._account.uncertainty if self._looks else self._rounding.error * self._norm
 
     @property
-    def space(self) -> Space:
-        """The space of the vectors."""
-        return self._operator.space
-
-    @property
-    def method(self) -> str:
-        """How products come about."""
-        return self._operator.method
-
-    @property
     def products(self) -> int:
         """Products spent so far, those spent on the error included."""
         return self._operator.products + (self._there.products if self._there is not None else 0)
-
-    @property
-    def loss(self) -> float:
-        """The loss at w."""
-        return self._operator.loss
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Parameters that do not enter the loss."""
-        return self._operator.unused
-
-    @property
-    def resolution(self) -> float:
-        """Relative spacing of the coarsest type in the graph of the loss."""
-        return self._operator.resolution
-
-    @property
-    def kinked(self) -> bool:
-        """The loss has kinks."""
-        return self._operator.kinked
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return A v [size]."""
@@ -119,26 +89,6 @@ class Rounded:
             self._account.look(norm, apart / length)
             self._rounding.error = self._account.error
         return product
-
-    def gradient(self) -> Tensor:
-        """Return the gradient in the operator's coordinates [size]."""
-        return self._operator.gradient()
-
-    def moved(self, vector: Tensor) -> Tensor:
-        """Return the direction in parameter space that a vector stands for [size]."""
-        return self._operator.moved(vector)
-
-    def slope(self, vector: Tensor, distance: float) -> float:
-        """Return the derivative of the loss along it at that distance."""
-        return self._operator.slope(vector, distance)
-
-    def magnitude(self, direction: Tensor | None = None) -> float:
-        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
-        return self._operator.magnitude(direction)
-
-    def release(self) -> None:
-        """Free what was kept between products."""
-        self._operator.release()
 
     def _spacing(self) -> float:
         """Return the spacing of the coarsest arithmetic in use, 0 if that is float32 or finer."""

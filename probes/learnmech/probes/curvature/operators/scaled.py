@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from learnmech.probes.curvature.objective import Objective
+from learnmech.probes.curvature.operators.on_operator import OnOperator
 from learnmech.probes.curvature.operators.operator import Operator
-from learnmech.probes.curvature.space import Space
 
 
-class Scaled:
+class Scaled(OnOperator):
     """The operator S A S with a diagonal S. With S = P^(-1/2) it has the spectrum of P^(-1) A.
 
     In the coordinates u with w = S u, gradients are S g and a unit vector v stands for the direction S v.
@@ -20,48 +20,8 @@ class Scaled:
     """
 
     def __init__(self, operator: Operator, scale: Tensor) -> None:
-        self._operator = operator
+        super().__init__(operator)
         self._scale = scale
-
-    @property
-    def space(self) -> Space:
-        """The space of the vectors."""
-        return self._operator.space
-
-    @property
-    def method(self) -> str:
-        """How products come about."""
-        return self._operator.method
-
-    @property
-    def products(self) -> int:
-        """Products spent so far."""
-        return self._operator.products
-
-    @property
-    def error(self) -> float:
-        """Relative error of a product of A."""
-        return self._operator.error
-
-    @property
-    def loss(self) -> float:
-        """The loss at w."""
-        return self._operator.loss
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Parameters that do not enter the loss."""
-        return self._operator.unused
-
-    @property
-    def resolution(self) -> float:
-        """Relative spacing of the coarsest parameter type."""
-        return self._operator.resolution
-
-    @property
-    def kinked(self) -> bool:
-        """The loss has kinks."""
-        return self._operator.kinked
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return S A S v [size]."""
@@ -78,14 +38,6 @@ class Scaled:
     def slope(self, vector: Tensor, distance: float) -> float:
         """Return the derivative of the loss along S v at w + distance S v."""
         return self._operator.slope(self._scale * vector, distance)
-
-    def magnitude(self, direction: Tensor | None = None) -> float:
-        """Return |w|, or the size of the tensors that a direction in parameter space moves."""
-        return self._operator.magnitude(direction)
-
-    def release(self) -> None:
-        """Free what was kept between products."""
-        self._operator.release()
 
 
 def flat_scale(objective: Objective, scale: Sequence[Tensor]) -> Tensor:
