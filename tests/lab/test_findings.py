@@ -100,6 +100,12 @@ def test_a_run_is_judged_once_each_law_has_seen_its_newest_measurement():
     assert judged(run([], []))
 
 
+def test_a_law_that_is_silent_on_a_scope_is_not_waited_for():
+    series = [counted("angular_update", 9, scope, last_step=90) for scope in ("layer.weight", "type:Linear")]
+    assert judged(run([law("rotational_equilibrium", "layer.weight", step=90)], series))
+    assert not judged(run([law("rotational_equilibrium", "layer.weight", step=80)], series))
+
+
 def test_the_report_says_what_went_wrong_and_markup_in_a_reason_is_text(capsys):
     from rich.console import Console
 

@@ -82,7 +82,11 @@ class Readback:
 
 
 def judged(run: Json) -> bool:
-    """Tell whether every law has been judged at the newest measurement of what it predicts, in every scope."""
+    """Tell whether every law has been judged at the newest measurement of what it predicts, in every scope.
+
+    A law may have nothing to say of a scope (rotational equilibrium of a block of tensors): it has been there once it
+    has judged another one as late.
+    """
     newest: dict[tuple[str, str], int] = {}
     for series in run["series"]:
         for law in laws.catalogue():
@@ -90,4 +94,7 @@ def judged(run: Json) -> bool:
                 key = law.name, series["scope"]
                 newest[key] = max(newest.get(key, -1), series["last_step"])
     seen = {(row["law"], row["scope"]): row["step"] for row in run["laws"]}
-    return all(seen.get(key, -1) >= step for key, step in newest.items())
+    latest: dict[str, int] = {}
+    for (law_name, _), step in seen.items():
+        latest[law_name] = max(latest.get(law_name, -1), step)
+    return all(seen.get(key, latest.get(key[0], -1)) >= step for key, step in newest.items())
