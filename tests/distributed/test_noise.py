@@ -26,7 +26,17 @@ def test_pieces_of_all_processes_count(found, size, case):
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("case", [*CASES, "broken"])
+def test_examples_of_all_processes_count(found, size):
+    first = found[0]["ddp examples"]
+    assert set(first["ways"]["noise_trace"].values()) == {"examples"}
+    for step in (1, 2):  # the first update tells how many there are
+        trace, square = found[0]["expected examples"][step]
+        assert first["values"]["noise_trace"][step] == pytest.approx(trace, rel=1e-9)
+        assert first["values"]["grad_sq_norm"][step] == pytest.approx(square, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("case", [*CASES, "ddp examples", "broken"])
 def test_the_training_is_as_without(found, size, case):
     for result in found:
         assert result[case]["state"] == result[case]["plain"]

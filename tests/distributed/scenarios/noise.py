@@ -61,20 +61,23 @@ def train(rank, size, *, kind="ddp", micro=1, folder=None, clip=None, hook=False
     return state_of(plain, [optimizer])
 
 
-def expected(size, micro, steps=STEPS):
-    """tr Sigma and |G|^2 by step from the gradients of all pieces, in one process."""
+def expected(size, micro, steps=STEPS, *, examples=False):
+    """tr Sigma and |G|^2 by step from the gradients of all pieces, or of all examples, in one process."""
     model, loss, _ = problem()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     found = []
     for step in range(steps):
         pieces = [batch for rank in range(size) for batch in batches(rank, size, step, micro)]
+        if examples:
+            pieces = [(x[None], y[None]) for batch in pieces for x, y in zip(*batch, strict=True)]
+        each = len(pieces[0][0])
         rows = []
         for batch in pieces:
             gradients = torch.autograd.grad(loss(model, batch), list(model.parameters()))
             rows.append(torch.cat([g.reshape(-1) for g in gradients]))
         rows = torch.stack(rows)
-        trace = 4 * float(rows.var(dim=0).sum())
-        square = float(rows.mean(dim=0).square().sum()) - trace / (4 * len(pieces))
+        trace = each * float(rows.var(dim=0).sum())
+        square = float(rows.mean(dim=0).square().sum()) - trace / (each * len(pieces))
         found.append((trace, square))
         optimizer.zero_grad()
         (sum(loss(model, batch) for batch in pieces) / len(pieces)).backward()
@@ -85,6 +88,7 @@ def expected(size, micro, steps=STEPS):
 def main():
     rank, size = begin()
     found = {"expected": {micro: expected(size, micro) for micro in (1, 3)}}
+    found["expected examples"] = expected(size, 1, examples=True)
 
     def measured(name, **settings):
         found[name] = {"state": train(rank, size, folder=name, **settings), "plain": train(rank, size, **settings)}
@@ -95,6 +99,7 @@ def main():
     measured("ddp accumulated", micro=3)
     measured("ddp hook", hook=True)
     measured("ddp clipped", clip=0.01)
+    measured("ddp examples", probes=[GradientNoiseScale(every(1), source="examples")])
     measured("fsdp", kind="fsdp")
     measured("fsdp accumulated", kind="fsdp", micro=3)
     name = "broken"

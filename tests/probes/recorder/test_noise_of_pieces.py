@@ -117,6 +117,30 @@ def test_single_examples_agree_with_all_per_example_gradients(spool, noisy):
     assert {m.method for _, m in run.all("noise_trace")} == {"examples"}
 
 
+def test_examples_under_a_loss_scale_and_clipping(spools, noisy):
+    results = []
+    for used in (False, True):
+        model, x, y = noisy.task()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=used)
+        spool = spools()
+        probes = [GradientNoiseScale(every(1), source="examples")]
+        with Recorder(model, optimizer, noisy.loss, probes, sink=spool.url, scaler=scaler) as recorder:
+            for step in range(4):
+                batch = (x[8 * step :][:8], y[8 * step :][:8])
+                optimizer.zero_grad()
+                scaler.scale(noisy.loss(model, batch)).backward()
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+                scaler.step(optimizer)
+                scaler.update()
+                recorder.after_step(batch)
+        results.append(spool().values("noise_trace"))
+    assert list(results[0]) == [1, 2, 3]
+    assert results[1] == pytest.approx(results[0], rel=1e-3)
+    assert min(results[0].values()) > 10.0, "before clipping"
+
+
 def test_examples_of_odd_batches(spools, noisy):
     model, x, y = noisy.task()
     probes = [GradientNoiseScale(every(1), source="examples")]

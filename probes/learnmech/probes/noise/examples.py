@@ -70,5 +70,7 @@ class LiveExamples(LivePieces):
             raise Skip(self._hooks.trouble)
         rows = self._examples.in_scopes(self._members)
         sums = Sums(len(self.scopes), device=seen.squares.device)
-        sums.add_pieces(torch.stack([rows[scope].to(seen.squares.device) for scope in self.scopes]))
+        squares = torch.stack([rows[scope].to(seen.squares.device) for scope in self.scopes])
+        # the loss of each process is a mean over its own examples
+        sums.add_pieces(squares / self._divisor(view) ** 2, weight=1.0 / self._batch_size)
         return sums

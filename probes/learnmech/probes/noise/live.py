@@ -129,7 +129,7 @@ class LivePieces:
             Skip: Nothing can be said of this update.
         """
         self.close()
-        seen, looked, processes = self._hooks.seen(), self._looked, view.processes
+        seen, looked = self._hooks.seen(), self._looked
         if seen is None:
             raise Skip(self.trouble or "no backward pass was seen")
         if looked is None or len(seen.squares) < self._expected:
@@ -137,11 +137,13 @@ class LivePieces:
         if list(view.parameters) != self._names:
             raise Skip("parameters came or went during the update")
         # whole gradients are the same in every process, shards add up to one
-        whole = looked.whole / processes + looked.shards
+        whole = looked.whole / view.processes + looked.shards
         first = 1.0 if view.process == 0 else 0.0
-        if self._loss_scale is not None:
-            seen = Seen(seen.names, seen.squares / self._loss_scale**2, seen.sample / self._loss_scale)
-        return Tally.of(self._sums(seen, view), whole, seen.sample / processes, looked.sample * first)
+        return Tally.of(self._sums(seen, view), whole, seen.sample / self._divisor(view), looked.sample * first)
+
+    def _divisor(self, view: TrainingView) -> Tensor | float:
+        """Return what training divides a contribution by: it averages over processes, and takes the loss scale out."""
+        return view.processes * (1.0 if self._loss_scale is None else self._loss_scale)
 
     def _sums(self, seen: Seen, view: TrainingView) -> Sums:
         """Return the sums over the pieces of this process."""
@@ -153,7 +155,7 @@ class LivePieces:
                 raise Skip(self.trouble)
         device = seen.squares.device
         sums = Sums(len(self.scopes), device=device)
-        squares = self._in_scopes(seen.squares.T) / view.processes**2  # training averages over processes
+        squares = self._in_scopes(seen.squares.T) / self._divisor(view) ** 2
         units, examples = (_column(numbers, device) for numbers in zip(*counts, strict=True))
         sums.add_pieces(squares, weight=units if self._weighted else 1.0, units=units, examples=examples)
         return sums
