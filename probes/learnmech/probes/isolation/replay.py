@@ -1,9 +1,8 @@
 """The isolated replay: a pure loss, differentiable twice, with every side effect undone afterwards."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -11,17 +10,14 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from learnmech.probes.isolation.batch import clone
-from learnmech.probes.isolation.batch import tensors as batch_tensors
-from learnmech.probes.isolation.canary import Canary, training_tensors
 from learnmech.probes.isolation.contexts import twice_differentiable
-from learnmech.probes.isolation.flag import probing
 from learnmech.probes.isolation.journal import Journal
 from learnmech.probes.isolation.leaves import StandIns
 from learnmech.probes.isolation.refusal import Refusal
 from learnmech.probes.isolation.rng import Streams, preserved
-from learnmech.probes.isolation.settings import optimizer_settings_kept, trainable_flags_kept
-from learnmech.probes.isolation.silence import REMEDY, silenced
+from learnmech.probes.isolation.silence import REMEDY
 from learnmech.probes.isolation.source import Source, devices
+from learnmech.probes.isolation.untouched import untouched
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -107,27 +103,13 @@ def isolated(source: Source, work: Callable[[PureLoss], T], batch: Any = None, *
 
     Raises:
         Refusal: The model cannot be isolated, or something was written to that belongs to the training.
-    """
+    """  # noqa: DOC502 (raised by untouched)
     model = source.model
-    canary = Canary(
-        (*training_tensors(model, source.optimizers), *(("batch", tensor) for tensor in batch_tensors(batch)))
-    )
-    with ExitStack() as stack:
-        stack.enter_context(probing())
-        stack.enter_context(optimizer_settings_kept(source.optimizers))
-        stack.enter_context(trainable_flags_kept(model))
-        stack.enter_context(silenced(model))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
+    with untouched(source, batch) as stack:
         stack.enter_context(twice_differentiable(model.modules()) if twice else _differentiable())
         stack.enter_context(_checkpoints_in_the_graph())
         source.enter(stack)
-        result = _swapped(source, work, StandIns(model, source.optimizers))
-    touched = canary.touched()
-    if touched:
-        names = ", ".join(touched[:3]) + (" and others" if len(touched) > 3 else "")
-        raise Refusal(f"The replay wrote to what belongs to the training: {names}.", REMEDY)
-    return result
+        return _swapped(source, work, StandIns(model, source.optimizers))
 
 
 @contextmanager

@@ -6,9 +6,8 @@ into this process's shards, run forward and backward passes, read `.grad`, and p
 else is isolated as it is for whole parameters.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -18,16 +17,12 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter  # no publ
 from learnmech.probes.distributed.fsdp import check_layout, check_sharded, clean_up, groups, local, mesh_of, reshard
 from learnmech.probes.distributed.peers import Peers, Step
 from learnmech.probes.isolation.batch import clone
-from learnmech.probes.isolation.batch import tensors as batch_tensors
-from learnmech.probes.isolation.canary import Canary, training_tensors
-from learnmech.probes.isolation.flag import probing
 from learnmech.probes.isolation.journal import Journal
 from learnmech.probes.isolation.leaves import Copies
 from learnmech.probes.isolation.refusal import Refusal
 from learnmech.probes.isolation.rng import Streams, preserved
-from learnmech.probes.isolation.settings import optimizer_settings_kept, trainable_flags_kept
-from learnmech.probes.isolation.silence import REMEDY, silenced
 from learnmech.probes.isolation.source import Source, devices, optimized
+from learnmech.probes.isolation.untouched import untouched
 
 T = TypeVar("T")
 
@@ -144,27 +139,13 @@ def isolated_sharded(source: Source, work: Callable[[ShardedLoss], T], batch: An
     for name, parameter in trainable.items():
         check_layout(name, parameter)
     reshard(model)
-    canary = Canary(
-        (*training_tensors(model, source.optimizers), *(("batch", tensor) for tensor in batch_tensors(batch)))
-    )
-    with ExitStack() as stack:
-        stack.enter_context(probing())
-        stack.enter_context(optimizer_settings_kept(source.optimizers))
-        stack.enter_context(trainable_flags_kept(model))
-        stack.enter_context(silenced(model))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
+    with untouched(source, batch) as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_gradients_kept(model))
         source.enter(stack)
         stack.enter_context(_cleaned(model))
-        result = _measured(source, work, trainable)
-    touched = canary.touched()
-    if touched:
-        names = ", ".join(touched[:3]) + (" and others" if len(touched) > 3 else "")
-        raise Refusal(f"The replay wrote to what belongs to the training: {names}.", REMEDY)
-    return result
+        return _measured(source, work, trainable)
 
 
 def _measured(source: Source, work: Callable[[ShardedLoss], T], trainable: dict[str, nn.Parameter]) -> T:
