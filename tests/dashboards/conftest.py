@@ -300,3 +300,16 @@ def curvature(browser: Browser, collectors, runs, synthetic) -> Iterator[Tour]:
     yield Tour(visits(url), url, store)
     visits.close()
     assert visits.problems() == []
+
+
+@pytest.fixture(scope="module")
+def noisy(browser: Browser, collectors, runs, synthetic) -> Iterator[Tour]:
+    """A collector with a run of sixty blocks, one of twenty, and one whose noise was not measured, and a page on it."""
+    s = synthetic
+    deep = s.noisy(s.info("sixty-blocks", s.SGD, seed="deep"))
+    flat = s.noisy(s.info("twenty-blocks", s.SGD, seed="flat"), blocks=20, steps=600)
+    url, store, _ = collectors.start(filled=[deep, flat, runs["other"]], name="noisy")
+    visits = Visits(browser)
+    yield Tour(visits(url), url, store)
+    visits.close()
+    assert visits.problems() == []

@@ -241,3 +241,55 @@ def _spectrum(step: int, top: float, rise: float, ranks: int, noise: random.Rand
     found.append(Measurement("hessian_trace", trace, stderr=0.05 * trace))
     found.append(Measurement("hessian_frobenius", frobenius, stderr=0.03 * frobenius))
     return found
+
+
+UNRESOLVED = 200
+"""Steps before which `noisy` cannot tell the signal from noise."""
+
+
+def noisy(
+    run: RunInfo, *, blocks: int = 60, steps: int = 1000, every: int = 20, rate: float = 0.05, seed: int = 8
+) -> Iterator[Batch]:
+    """SGD whose noise and symmetries are watched in many blocks: the deeper the block, the less of a step is signal."""
+    noise = random.Random(seed)
+    writer = Writer(run)
+    rows = []
+    for step in range(0, steps + 1, every):
+        time = run.created + step * 0.05
+        early = {"status": Status.UNDETERMINED, "reason": "not resolved"} if step < UNRESOLVED else {}
+        scale = 40 + step / 10
+        found = [
+            Measurement("loss", 2.0 * math.exp(-step / 500)),
+            Measurement("noise_scale", scale, stderr=0.1 * scale, **early),
+            Measurement("noise_scale_hessian", 3 * scale, stderr=0.3 * scale, **early),
+            Measurement("doubling_speedup", 1.5, stderr=0.05, **early),
+            Measurement("temperature", rate * 0.1, stderr=0.001),
+            Measurement("noise_trace_hessian", 20.0 * (1 + 0.1 * noise.gauss(0, 1)), stderr=2.0),
+            Measurement("grad_hessian_grad", 0.1 * noise.gauss(0, 1), stderr=0.1),
+            Measurement("grad_sq_norm", 0.1 * (1 + noise.gauss(0, 1)), stderr=0.1),
+            Measurement("fluctuation_dissipation", 1 + 0.05 * noise.gauss(0, 1), stderr=0.05),
+            Measurement("overhead", 0.01),
+        ]
+        for scope, size in (("", 5.0), ("type:Linear", 4.0), ("type:LayerNorm", 1.0)):
+            found.append(Measurement("noise_trace", size, scope=scope))
+            found.append(Measurement("noise_trace_between", 2 * size, scope=scope))
+            found.append(Measurement("signal_to_noise", size, scope=scope))
+        for block in range(blocks):
+            lost = block == 3 and 500 <= step < 600
+            value = math.nan if lost else 10.0 * 100 ** (-block / (blocks - 1))
+            reason = {"status": Status.NON_FINITE, "reason": "nan"} if lost else early
+            found.append(Measurement("signal_to_noise", value, scope=f"blocks.{block}", **reason))
+            found.append(Measurement("relative_update", 1e-3 * (block + 1), scope=f"blocks.{block}"))
+            found.append(Measurement("relative_update", 1e-3, scope=f"blocks.{block}.mlp.weight"))
+        for kind, size in (("scale", 1e-6), ("shift", 1e-2)):
+            found.append(Measurement("symmetry_residual", size, scope=f"symmetry:{kind}"))
+            drift = -1e-3 * (1 + 0.1 * noise.gauss(0, 1))
+            found.append(Measurement("charge_drift", drift, scope=f"symmetry:{kind}", stderr=1e-6))
+            found.append(Measurement("charge_drift_predicted", drift, scope=f"symmetry:{kind}"))
+        found += [Measurement("probe_cost", 0.1 * cost, scope=name) for cost, name in ((1, "symmetries"), (3, "noise"))]
+        if step == 0:
+            found += [Measurement("learning_rate", rate), Measurement("batch_size", 32.0)]
+        rows.append((step, time, step * 32, None, found, []))
+    rows.append((steps, time, None, None, [], [_event("run_finished", steps, time, "all steps done")]))
+    for start in range(0, len(rows), 20):
+        yield writer.batch(rows[start : start + 20])

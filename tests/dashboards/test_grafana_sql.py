@@ -188,6 +188,8 @@ def test_dashboards_read_public_views_only() -> None:
         "grid",
         "around",
         "filled",
+        "measured",
+        "parts",
         "newest",
         "changes",
     }

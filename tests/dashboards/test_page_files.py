@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from learnmech.dashboards import page
+from learnmech.dashboards import page, panels
 
 STATIC = page.folder()
 SCRIPTS = sorted((STATIC / "js").glob("*.js"))
@@ -104,3 +104,9 @@ def test_every_custom_property_that_is_used_is_defined() -> None:
     colours = [set(re.findall(r"(--[\w-]+): (?:#|rgba)", block)) for block in blocks if "--page:" in block]
     assert len(colours) == 2
     assert colours[0] == colours[1], "a colour of the light theme has its counterpart in the dark one"
+
+
+def test_every_section_and_its_link_go_when_nothing_in_it_was_measured() -> None:
+    styles = (STATIC / "css" / "panels.css").read_text(encoding="utf-8")
+    for section in panels.TITLES:
+        assert f'#{section} .observable:not(.none))) .sections [href="#{section}"]' in styles

@@ -10,6 +10,8 @@ from learnmech import laws, observables
 from learnmech.collector.store import VIEWS
 from learnmech.dashboards import page, panels
 from learnmech.dashboards.panels import Panel, Role, Section, View, notation
+from learnmech.observables.gradients import GRADIENTS
+from learnmech.observables.symmetry import SYMMETRY
 
 PANELS = [*panels.catalogue(), *(panel.companion for panel in panels.catalogue() if panel.companion)]
 every_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.id)
@@ -62,7 +64,8 @@ def test_layers_and_intervals_are_told_apart_and_complete(panel: Panel) -> None:
     series = [(part.observable, part.scope) for part in panel.parts]
     assert len(series) == len(set(series))
     assert (panel.name, panel.scope) not in series
-    assert panel.fixed == bool(series)
+    assert panel.fixed == any(scope is not None for _, scope in series)
+    assert panel.fixed == (not any(scope is None for _, scope in series)) or not series, "all of one kind"
 
 
 def test_fan_encloses_ever_fewer_eigenvalues_around_the_median() -> None:
@@ -89,7 +92,11 @@ def test_axis_of_both_signs_says_where_it_turns_linear(panel: Panel) -> None:
 
 
 def test_limits_are_drawn_where_there_is_one() -> None:
-    assert {panel.id: panel.rules for panel in panels.of(Section.CURVATURE) if panel.rules} == {
+    assert {panel.id: panel.rules for section in Section for panel in panels.of(section) if panel.rules} == {
+        "doubling_speedup": (1.0, 2.0),
+        "signal_to_noise_map": (1.0,),
+        "fluctuation_dissipation": (1.0,),
+        "symmetry_residual": (1e-3,),
         "critical_step": (1.0,),
         "curvature_share": (1.0,),
     }
@@ -102,8 +109,27 @@ def test_every_panel_is_in_one_place() -> None:
     sections = [panel for section in Section for panel in panels.of(section)]
     assert len(sections) + len(laws.catalogue()) == len(panels.catalogue())
     written = json.loads(page.panels_json())
-    for section in Section:
-        assert [panel["id"] for panel in written[section]] == [panel.id for panel in panels.of(section)]
+    assert [section["id"] for section in written["sections"]] == list(panels.TITLES) == list(Section)
+    for section in written["sections"]:
+        assert section["title"] == panels.TITLES[section["id"]]
+        assert [panel["id"] for panel in section["panels"]] == [panel.id for panel in panels.of(Section(section["id"]))]
+
+
+def test_maps_show_what_is_measured_in_parts() -> None:
+    maps = {panel.id: panel for section in Section for panel in panels.of(section) if panel.rows}
+    assert {panel.rows for panel in maps.values()} == {"blocks", "kinds", "probes"}
+    assert [panel.id for panel in maps.values() if panel.lowest] == ["signal_to_noise_map"]
+    for panel in maps.values():
+        assert [curve.role for curve in panel.curves] == [Role.MEASURED], "a cell has no error bar"
+        assert not panel.parts
+        assert panel.reference is None
+        assert len(panel.rules) <= 1, "colours turn at one value"
+
+
+def test_every_observable_of_noise_and_of_symmetries_is_drawn() -> None:
+    drawn = {name for panel in PANELS for name in (panel.name, *(part.observable for part in panel.parts))}
+    declared = {item.name for item in (*GRADIENTS, *SYMMETRY)} - {"symmetry_groups"}
+    assert declared <= drawn
 
 
 def test_every_law_has_a_panel_with_a_dimensionless_companion() -> None:
@@ -122,7 +148,13 @@ def test_every_law_has_a_panel_with_a_dimensionless_companion() -> None:
 
 def test_predictions_from_hyperparameters_are_steps_and_from_measurements_are_lines() -> None:
     stepped = {panel.id for panel in panels.catalogue() if panel.stepped}
-    assert stepped == {"edge_of_stability", "rotational_equilibrium", "noise_scale", "batch_sharpness"}
+    assert stepped == {
+        "edge_of_stability",
+        "rotational_equilibrium",
+        "noise_scale",
+        "noise_scale_hessian",
+        "batch_sharpness",
+    }
 
 
 def test_ids_are_unique() -> None:

@@ -84,6 +84,58 @@ def test_nothing_is_said_that_json_cannot_say(shared, long_run):
     json.loads(text, parse_constant=refuse)
 
 
+@pytest.fixture(scope="module")
+def many_scopes(shared):
+    """A run with one observable in sixty scopes, names that mean something in an address among them."""
+    info = wire.RunInfo(id="0" * 31 + "b", name="many", created=1.0, tags={}, context={})
+    scopes = ["", "a&b=c", "type:Linear", "50%", "x+y", "blocks.0/é", *(f"blocks.{n}" for n in range(54))]
+    frames = [
+        wire.Frame(n, n, 1000.0 + n, samples=None, tokens=None, measurements=[
+            wire.Measurement("weight_norm", n + 0.01 * place, scope=scope) for place, scope in enumerate(scopes)
+        ])
+        for n in range(30)
+    ]  # fmt: skip
+    shared.post(wire.Batch(run=info, writer="c" * 32, sent=1.0, frames=frames)).raise_for_status()
+    return info.id, scopes
+
+
+def test_many_curves_come_in_one_answer_each_as_it_comes_alone(shared, many_scopes):
+    run, scopes = many_scopes
+    query = {"observable": ["weight_norm"] * 60, "scope": scopes, "points": 10, "x": "time"}
+    found = shared.http.get(f"/v1/runs/{run}/curves", params=query).raise_for_status().json()["curves"]
+    assert [curve["scope"] for curve in found] == scopes
+    for curve in found:
+        alone = columns(shared, run, observable="weight_norm", scope=curve["scope"], points=10, x="time")
+        assert curve == {"observable": "weight_norm", "scope": curve["scope"], **alone}
+        assert 5 <= len(alone["step"]) <= 10
+
+
+def test_each_curve_goes_on_from_its_own_step(shared, many_scopes, long_run):
+    query = {"observable": ["weight_norm"] * 2, "scope": ["", "50%"], "after_step": [27, -1]}
+    found = shared.http.get(f"/v1/runs/{many_scopes[0]}/curves", params=query).json()["curves"]
+    assert [curve["step"] for curve in found] == [[28, 29], list(range(30))]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "word"),
+    [
+        ({"observable": ["loss", "loss"], "scope": [""]}, 422, "as many of each"),
+        ({"observable": ["loss"], "scope": [""], "after_step": [1, 2]}, 422, "as many of each"),
+        ({"observable": ["loss"], "scope": [""], "after_step": [-2]}, 422, "from -1 on"),
+        ({"observable": ["loss"], "scope": [""], "after_step": [2**63]}, 422, "from -1 on"),
+        ({"observable": ["loss"] * 101, "scope": [""] * 101}, 422, "100"),
+        ({"observable": ["loss"] * 60, "scope": [""] * 60, "points": 1000}, 422, "20000 points"),
+        ({"observable": ["loss", "los"], "scope": ["", ""]}, 404, "did you mean loss"),
+        ({"scope": [""]}, 422, "observable"),
+        ({"observable": ["loss"]}, 422, "scope"),
+    ],
+)
+def test_curves_that_cannot_be_told_apart_are_refused(shared, long_run, query, status, word):
+    answer = shared.http.get(f"/v1/runs/{long_run}/curves", params=query)
+    assert answer.status_code == status
+    assert word in answer.text
+
+
 def test_the_laws_are_listed(shared):
     listed = shared.http.get("/v1/laws").json()
     assert [law["name"] for law in listed] == [law.name for law in laws.catalogue()]

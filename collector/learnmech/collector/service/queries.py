@@ -16,6 +16,8 @@ router = APIRouter(tags=["read"])
 
 # Far beyond what a screen can show, and 1 MB of JSON; whoever wants everything reads the SQL views.
 _MOST_POINTS = 20_000
+# As many as an address of 8 kB holds, what proxies take by default, at 80 characters each.
+_MOST_CURVES = 100
 
 RunId = Annotated[str, Path(description="The run's id.", pattern="^[0-9a-f]{32}$")]
 Scope = Annotated[str, Query(description="Empty for the whole model, else a parameter's name, a module's or a rank.")]
@@ -60,6 +62,50 @@ def observations(
     if not found["step"]:  # what an older vocabulary had is stored, and shown
         _known(observables.get, observable, "observable", "/v1/observables")
     return answer(found)
+
+
+@router.get("/v1/runs/{run_id}/curves")
+def curves(
+    request: Request,
+    run_id: RunId,
+    observable: Annotated[
+        list[str], Query(description="A name of `/v1/observables`; repeat it.", min_length=1, max_length=_MOST_CURVES)
+    ],
+    scope: Annotated[list[str], Query(description="The scope of each, in the same order.", max_length=_MOST_CURVES)],
+    after_step: Annotated[
+        list[int] | None, Query(description="Only later steps of each, in the same order; all when left out.")
+    ] = None,
+    x: Axis = "step",
+    points: Points = 200,
+) -> Response:
+    """Return several curves of a run at once.
+
+    `{"curves": [...]}` in the order asked for, each with its `observable`, its `scope`, and the columns of
+    `/observations`. At most 20000 points together.
+    """  # noqa: DOC501 (the helper raised here makes a ServiceError)
+    after = [-1] * len(observable) if after_step is None else after_step
+    if not len(observable) == len(scope) == len(after) or any(not -1 <= step < 2**63 for step in after):
+        raise ServiceError(
+            422,
+            f"{len(observable)} observable, {len(scope)} scope, {len(after)} after_step",
+            expected="as many of each, in the same order, and steps from -1 on",
+            hint="repeat scope= with nothing behind it for the whole model",
+        )
+    if len(observable) * points > _MOST_POINTS:
+        raise ServiceError(
+            422,
+            f"{len(observable)} curves of {points} points",
+            expected=f"at most {_MOST_POINTS} points together",
+            hint="ask for fewer points=, or in several requests",
+        )
+    store = state_of(request.app).store
+    found = []
+    for name, part, step in zip(observable, scope, after, strict=True):
+        columns = store.observations(run_id, name, part, after_step=step, points=points, x=x)
+        if not columns["step"] and step < 0:
+            _known(observables.get, name, "observable", "/v1/observables")
+        found.append({"observable": name, "scope": part, **columns})
+    return answer({"curves": found})
 
 
 @router.get("/v1/runs/{run_id}/residuals")

@@ -16,8 +16,12 @@ _RELATED = {
 }
 """Observables that explain a law's panel, drawn below it; any other law gets the loss and the overhead."""
 
-_FOLDED = {"edge_of_stability": {"Curvature": Section.CURVATURE}}
-"""Sections that explain a law further, folded below its panels: by title."""
+_FOLDED = {
+    "edge_of_stability": (Section.CURVATURE,),
+    "gradient_noise_scale": (Section.NOISE,),
+    "rotational_equilibrium": (Section.WEIGHTS, Section.SYMMETRIES),
+}
+"""Sections that explain a law further, folded below its panels."""
 
 
 def uid(law_name: str) -> str:
@@ -71,7 +75,8 @@ def overview() -> dict[str, Any]:
         "learnmech: overview",
         "How do the runs stand, and what does every law of learning mechanics say of them?",
         rows,
-        [variables.datasource(), variables.run()],
+        [variables.datasource(), variables.run(), variables.points(), *variables.slots()],
+        _folded(Section.COST),
     )
 
 
@@ -141,19 +146,35 @@ def law(item: laws.Law) -> dict[str, Any]:
         *variables.slots(),
     ]
     title = f"learnmech: {item.title[0].lower()}{item.title[1:]}"
-    folded = {name: _in_pairs(panels.of(section)) for name, section in _FOLDED.get(item.name, {}).items()}
+    folded = _folded(*_FOLDED.get(item.name, ()), without=(first, second))
     return _dashboard(uid(item.name), title, panel.question, rows, chosen, folded)
 
 
-def _in_pairs(section: tuple[Panel, ...]) -> Rows:
-    """Put two panels beside each other in each row; one that is left over, or shows a distribution, has its own."""
+def _folded(*sections: Section, without: tuple[Panel, ...] = ()) -> dict[str, Rows]:
+    """Return the rows of sections by their titles, leaving out the panels that are shown already."""
+    return {
+        panels.TITLES[section]: _in_pairs([panel for panel in panels.of(section) if panel not in without])
+        for section in sections
+    }
+
+
+def _in_pairs(section: list[Panel]) -> Rows:
+    """Put two panels beside each other in each row; a distribution, parts of a model, and what is left over has one."""
     rows: list[list[Panel]] = []
     for panel in section:
-        if rows and len(rows[-1]) == 1 and not panel.intervals and not rows[-1][0].intervals:
+        if rows and len(rows[-1]) == 1 and not _is_wide(panel) and not _is_wide(rows[-1][0]):
             rows[-1].append(panel)
         else:
             rows.append([panel])
-    return [(9, [(WIDTH // len(row), widgets.trend(panel)) for panel in row]) for row in rows]
+    return [(9, [(WIDTH // len(row), _drawn(panel)) for panel in row]) for row in rows]
+
+
+def _is_wide(panel: Panel) -> bool:
+    return bool(panel.intervals or panel.rows)
+
+
+def _drawn(panel: Panel) -> dict[str, Any]:
+    return widgets.by_part(panel) if panel.rows else widgets.trend(panel)
 
 
 def operations() -> dict[str, Any]:

@@ -31,7 +31,7 @@ VERDICT_COLOURS = {
 }
 """Colours of verdicts; the word stands beside the colour everywhere."""
 
-UNITS = {"1": "none", "loss": "none", "loss^2": "none", "examples": "none", "s": "s", "rad": "none"}
+UNITS = {"1": "none", "loss": "none", "loss^2": "none", "loss^3": "none", "examples": "none", "s": "s", "rad": "none"}
 """Grafana's unit for each unit of the vocabulary; where it has none of its own, the axis label says the unit."""
 
 AXIS_LABELS = {"rad": "rad", "examples": "examples"}

@@ -131,7 +131,7 @@ def _further(panel: Panel) -> str:
     if not panel.parts:
         return ""
     rows = ",\n           ".join(
-        f"('{part.observable}', '{part.scope}', '{curve.role}', {curve.sign})"
+        f"('{part.observable}', {_literal(part.scope)}, '{curve.role}', {curve.sign})"
         for part in panel.parts
         for curve in part.curves
     )
@@ -139,8 +139,13 @@ def _further(panel: Panel) -> str:
   SELECT c.slot, r.step, f.role, {TRUSTED} + CASE f.sign WHEN 0 THEN 0 ELSE f.sign * r.stderr END AS value
     FROM chosen AS c CROSS JOIN (VALUES
            {rows}) AS f (observable, scope, role, sign)
-    JOIN observations AS r ON r.run_id = c.run_id AND r.observable = f.observable AND r.scope = f.scope
+    JOIN observations AS r ON r.run_id = c.run_id AND r.observable = f.observable
+     AND r.scope = COALESCE(f.scope, {_scope(panel)})
 )"""
+
+
+def _literal(scope: str | None) -> str:
+    return "NULL::text" if scope is None else f"'{scope}'"
 
 
 def _further_points(panel: Panel) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from learnmech.dashboards.grafana import fields, queries
+from learnmech.dashboards.grafana import fields, parts, queries
 from learnmech.dashboards.grafana.variables import DATASOURCE, METRICS
 from learnmech.dashboards.panels import Panel, Role
 
@@ -21,6 +21,21 @@ def trend(panel: Panel) -> dict[str, Any]:
     label = panel.reference.label if panel.reference else "predicted"
     config = fields.curves(panel, roles, log=log, predicted=label)
     return _trend(panel, config, queries.curves(panel, roles, positive=log and not panel.signed))
+
+
+def by_part(panel: Panel) -> dict[str, Any]:
+    """Draw a map's rows as lines, one panel for each chosen run: those that are to be looked at first."""
+    log = panel.scale == "log"
+    drawn = _trend(panel, fields.curves(panel, (), log=log), parts.curves(panel, positive=log))
+    shown = f"{'Lowest' if panel.lowest else 'Highest'} {parts.FIRST} {panel.rows}"
+    return {
+        **drawn,
+        "title": f"{panel.title}: ${{run:text}}",
+        "description": f"{shown} by their newest value; the live page shows all as a map.\n\n{drawn['description']}",
+        "repeat": "run",
+        "repeatDirection": "h",
+        "maxPerRow": 2,
+    }
 
 
 def ratio(panel: Panel, lower: float, upper: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from learnmech import laws, observables
 from learnmech.dashboards import panels
-from learnmech.dashboards.panels import Curve, Panel, Section, View, notation
+from learnmech.dashboards.panels import Curve, Panel, View, notation
 
 PANELS_FILE = "panels.json"
 
@@ -32,7 +32,10 @@ def declarations() -> dict[str, Any]:
     declared = panels.catalogue()
     return {
         "laws": [_panel(panel) for panel in declared if panel.view is View.RESIDUALS],
-        **{section.value: [_panel(panel) for panel in panels.of(section)] for section in Section},
+        "sections": [
+            {"id": section.value, "title": title, "panels": [_panel(panel) for panel in panels.of(section)]}
+            for section, title in panels.TITLES.items()
+        ],
         "symbols": {
             observable.name: notation.data(notation.parse(observable.symbol))
             for observable in observables.catalogue()
@@ -71,6 +74,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "curves": _curves(panel.curves),
         "signed": panel.signed,
         "fixed": panel.fixed,
+        "rows": panel.rows,
+        "lowest": panel.lowest,
         "layers": [
             {"role": f"layer_{number}", "label": layer.label, "look": layer.look.value, "error": layer.error}
             for number, layer in enumerate(panel.layers, start=1)

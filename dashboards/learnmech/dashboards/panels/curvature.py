@@ -1,18 +1,8 @@
 """Panels of the loss's curvature: how stable a step is, and what the Hessian's spectrum looks like over time."""
 
 from learnmech import observables
-from learnmech.dashboards.panels.declaration import (
-    Curve,
-    Description,
-    Interval,
-    Layer,
-    Look,
-    Panel,
-    Reference,
-    Role,
-    Section,
-    View,
-)
+from learnmech.dashboards.panels.declaration import Interval, Layer, Look, Panel, Reference, Section
+from learnmech.dashboards.panels.observed import observed
 from learnmech.observables.observable import Scale
 
 LARGEST = 10
@@ -20,12 +10,6 @@ LARGEST = 10
 
 SMALLEST = ("smallest", "second smallest", "third smallest")
 """Those from the bottom: enough to see whether negative curvature is one direction or several."""
-
-_CURVES = (
-    Curve(Role.UPPER, "value", error="stderr", sign=1),
-    Curve(Role.LOWER, "value", error="stderr", sign=-1),
-    Curve(Role.MEASURED, "value"),
-)
 
 _STABLE = Reference("learning_rate", "2 / learning rate", over=2.0)
 """Where plain gradient descent stops being stable along a direction: curvature 2 / eta."""
@@ -54,53 +38,11 @@ def panels() -> tuple[Panel, ...]:
     return (*_step(), *_spectrum())
 
 
-def _panel(
-    name: str,
-    title: str,
-    question: str,
-    *,
-    shows: str,
-    fails: str,
-    source: str,
-    id: str = "",
-    scope: str = "",
-    label: str = "",
-    scale: Scale | None = None,
-    signed: bool = False,
-    linear: float = 1.0,
-    rules: tuple[float, ...] = (),
-    reference: Reference | None = None,
-    layers: tuple[Layer, ...] = (),
-    intervals: tuple[Interval, ...] = (),
-) -> Panel:
-    observable = observables.get(name)
-    return Panel(
-        id=id or name,
-        title=title,
-        question=question,
-        view=View.OBSERVATIONS,
-        name=name,
-        curves=_CURVES,
-        unit=observable.unit,
-        scale=scale or observable.scale,
-        description=Description(shows, observable.symbol, fails, source),
-        scope=scope,
-        label=label,
-        section=Section.CURVATURE,
-        signed=signed,
-        linear=linear,
-        stepped=reference is not None,
-        rules=rules,
-        reference=reference,
-        layers=layers,
-        intervals=intervals,
-    )
-
-
 def _step() -> tuple[Panel, ...]:
     """Declare what curvature does to a step."""
     return (
-        _panel(
+        observed(
+            Section.CURVATURE,
             "batch_sharpness",
             "Batch sharpness",
             "Is minibatch training at the edge of stability?",
@@ -117,7 +59,8 @@ def _step() -> tuple[Panel, ...]:
                 Layer("update_sharpness", "along the update", look=Look.DOTTED),
             ),
         ),
-        _panel(
+        observed(
+            Section.CURVATURE,
             "critical_step",
             "Critical step",
             "How much larger could the learning rate be before a step raises the loss?",
@@ -128,7 +71,8 @@ def _step() -> tuple[Panel, ...]:
             source="Kalra et al. 2026, arXiv 2601.16979: forward passes along the update, no quadratic model.",
             rules=(1.0,),
         ),
-        _panel(
+        observed(
+            Section.CURVATURE,
             "curvature_share",
             "Curvature's share of a step",
             "How much of the gain of a step does curvature take back?",
@@ -140,7 +84,8 @@ def _step() -> tuple[Panel, ...]:
             signed=True,
             rules=(1.0,),
         ),
-        _panel(
+        observed(
+            Section.CURVATURE,
             "loss_change",
             "One update: predicted and actual loss change",
             "Does the quadratic model know what a step does?",
@@ -164,7 +109,8 @@ def _step() -> tuple[Panel, ...]:
 def _spectrum() -> tuple[Panel, ...]:
     """Declare what the Hessian looks like as a whole."""
     return (
-        _panel(
+        observed(
+            Section.CURVATURE,
             "hessian_quantile",
             "Spectral density over time",
             "How is the curvature spread over directions, and does the spread grow?",
@@ -191,7 +137,8 @@ def _spectrum() -> tuple[Panel, ...]:
                 Layer("hessian_eigenvalue_smallest", "smallest", "1"),
             ),
         ),
-        _panel(
+        observed(
+            Section.CURVATURE,
             "hessian_eigenvalue",
             "Hessian eigenvalues",
             "How many directions stand out, and is there negative curvature?",
@@ -211,7 +158,8 @@ def _spectrum() -> tuple[Panel, ...]:
                 ),
             ),
         ),
-        _panel(
+        observed(
+            Section.CURVATURE,
             "gradient_alignment",
             "Gradient in the top subspace",
             "Does the gradient live in the few sharpest directions?",
@@ -221,7 +169,8 @@ def _spectrum() -> tuple[Panel, ...]:
             source="Gur-Ari, Roberts & Dyer 2018, arXiv 1812.04754.",
             scope="top_5",
         ),
-        _panel(
+        observed(
+            Section.CURVATURE,
             "hessian_trace",
             "Trace and Frobenius norm",
             "How much curvature is there in all directions together?",

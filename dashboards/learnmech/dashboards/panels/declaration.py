@@ -32,7 +32,11 @@ class Section(enum.StrEnum):
     """Where a panel of an observable belongs."""
 
     TRAINING = "training"
+    NOISE = "noise"
+    WEIGHTS = "weights"
+    SYMMETRIES = "symmetries"
     CURVATURE = "curvature"
+    COST = "cost"
 
 
 class View(enum.StrEnum):
@@ -85,14 +89,14 @@ class Layer:
     Attributes:
         observable: Its name.
         label: How the legend calls it; layers that mean the same may share one.
-        scope: Its scope.
+        scope: Its scope; None for the one that the panel shows.
         look: How it looks.
         error: Whether its error bar is drawn around it.
     """
 
     observable: str
     label: str
-    scope: str = ""
+    scope: str | None = ""
     look: Look = Look.SOLID
     error: bool = False
 
@@ -122,12 +126,12 @@ class Part:
 
     Attributes:
         observable: Its name.
-        scope: Its scope.
+        scope: Its scope; None for the one that the panel shows.
         curves: What is made of it; their roles are `layer_1`, `layer_1_upper`, `interval_1_lower` and so on.
     """
 
     observable: str
-    scope: str
+    scope: str | None
     curves: tuple[Curve, ...]
 
 
@@ -177,10 +181,13 @@ class Panel:
         signed: Whether values of both signs matter: a logarithmic axis is then logarithmic on both sides of zero.
         linear: Where such an axis turns linear, for a renderer that wants one number for all runs.
         stepped: Whether predictions and references hold until they change (hyperparameters) instead of being joined.
-        rules: Fixed horizontal lines.
+        rules: Fixed horizontal lines; of a map the value at which its colours turn.
         reference: An observable to draw beside the measured one.
         layers: Further lines, drawn in this order over the intervals.
         intervals: Shaded spaces, the widest first.
+        rows: What the scopes are, such as `blocks`, where each is a row of a map and colour stands for the value; empty
+            where one scope is drawn as a line.
+        lowest: Whether the rows to look at first are those with the lowest values, else those with the highest.
         companion: The dimensionless panel that belongs below it.
     """
 
@@ -203,6 +210,8 @@ class Panel:
     reference: Reference | None = None
     layers: tuple[Layer, ...] = ()
     intervals: tuple[Interval, ...] = ()
+    rows: str = ""
+    lowest: bool = False
     companion: "Panel | None" = None
 
     @property
@@ -218,8 +227,8 @@ class Panel:
 
     @property
     def fixed(self) -> bool:
-        """Whether the panel shows its scope and no other: its further lines belong to that one."""
-        return bool(self.layers or self.intervals)
+        """Whether the panel shows its scope and no other: further lines belong to that one."""
+        return bool(self.intervals) or any(layer.scope is not None for layer in self.layers)
 
     def _interval_parts(self) -> Iterator[Part]:
         for number, interval in enumerate(self.intervals, start=1):

@@ -35,11 +35,12 @@ export function authorize() {
   return pending;
 }
 
-/** The address of an endpoint with its query. */
+/** The address of an endpoint with its query; a list is repeated. */
 export function address(path, query = {}) {
   const url = new URL(path, base);
   for (const [name, value] of Object.entries(query)) {
-    if (value !== undefined && value !== null) url.searchParams.set(name, value);
+    if (value === undefined || value === null) continue;
+    for (const one of [value].flat()) url.searchParams.append(name, one);
   }
   return url;
 }
@@ -66,6 +67,13 @@ export const run = (id) => get(at(id));
 export const laws = () => get("v1/laws").then((body) => body.laws ?? body);
 export const observables = () => get("v1/observables").then((body) => body.observables ?? body);
 export const events = (id) => get(`${at(id)}/events`).then((body) => body.events ?? body);
+
+/** The columns of several curves of observables, in the order of `wishes`: [{name, scope, after}]. */
+export function curves(id, wishes, x, points) {
+  const each = (name) => wishes.map((wish) => wish[name]);
+  const query = { observable: each("name"), scope: each("scope"), after_step: each("after"), x, points };
+  return get(`${at(id)}/curves`, query).then((body) => body.curves.map(({ observable, scope, ...columns }) => columns));
+}
 
 /** The columns of one curve: kind is "residuals" (name = law) or "observations" (name = observable). */
 export function columns(id, kind, name, scope, x, after, points) {

@@ -8,6 +8,7 @@ import { EventList, loadEvents } from "./events.js";
 import { Explorer } from "./explorer.js";
 import { LawCard } from "./law.js";
 import { askForToken } from "./login.js";
+import { MapCard } from "./map.js";
 import { ObservableCard } from "./observable.js";
 import { RunList } from "./runs.js";
 import { announce, choice, on, readHash, select, toggle } from "./state.js";
@@ -16,7 +17,6 @@ import { Toolbar, makeHeader } from "./toolbar.js";
 import { welcome } from "./welcome.js";
 
 const REFRESH = 30000; // milliseconds between two looks at the list when nothing was announced: "5 min ago" moves on
-const SECTIONS = [["training", "Training"], ["curvature", "Curvature"]];
 
 class Page {
   constructor() {
@@ -27,7 +27,8 @@ class Page {
     this.explorer = new Explorer();
     this.events = new EventList();
     this.laws = known.panels.laws.map((panel) => new LawCard(panel));
-    this.sections = SECTIONS.map(([id, title]) => ({ id, title, cards: known.panels[id].map((panel) => new ObservableCard(panel)) }));
+    this.sections = known.panels.sections.map(({ id, title, panels }) =>
+      ({ id, title, cards: panels.map((panel) => (panel.rows ? new MapCard(panel) : new ObservableCard(panel))) }));
     this.observed = this.sections.flatMap(({ cards }) => cards);
     this.welcome = h("div");
     this.content = h("div.content", {}, this.board.element, this.toolbar.element,

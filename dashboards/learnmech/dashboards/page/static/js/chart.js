@@ -61,7 +61,10 @@ export class Chart {
   rebuild() {
     this.plot?.destroy();
     this.plot = null;
-    if (!this.view || this.host.clientWidth === 0) return; // drawn when the host gets a size
+    if (!this.view || this.host.clientWidth === 0) { // drawn when the host gets a size
+      report(this, null);
+      return;
+    }
     this.lines = this.layout();
     this.columns = this.align();
     this.plot = new uPlot(this.settings(), this.columns, this.host);

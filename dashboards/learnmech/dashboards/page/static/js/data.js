@@ -7,6 +7,9 @@ import { announce, choice } from "./state.js";
 const POINTS = 1500; // points asked for per curve: more than a plot has pixels
 const PAUSE = 1000; // milliseconds between two looks at the same curve or run that is shown
 const LONG_PAUSE = 10000; // and at a sparkline, or at a run that is only in the list, for its verdicts
+const LOT = 20000; // most points that the collector gives in one answer
+const LONG = 6000; // characters of an address that every proxy passes
+const MOMENT = 30; // milliseconds in which wishes come together
 const SMALL = 200; // a curve of so few points is a sparkline: fetched whole, and seldom
 
 export const known = {
@@ -14,11 +17,12 @@ export const known = {
   details: new Map(), // id -> row of /v1/runs/{id} with laws and series
   laws: new Map(), // name -> law of /v1/laws
   observables: new Map(), // name -> observable of /v1/observables
-  panels: { laws: [], training: [], curvature: [], symbols: {}, verdicts: {} }, // panels.json
+  panels: { laws: [], sections: [], symbols: {}, verdicts: {} }, // panels.json
 };
 
 const queue = makeQueue(4);
 const curves = new Map(); // key -> curve
+const wanted = new Map(); // run, axis and points -> wishes that go into the next request
 const looking = new Map(); // run id -> {busy, again}: one request per run in flight, the newest wish remembered
 
 /** Fetches the run list; announces "runs". */
@@ -122,7 +126,7 @@ function refresh(curve, whole) {
   const have = curve.columns?.step?.length ?? 0;
   const all = whole || !have || have > 2 * curve.points || curve.points < SMALL;
   const after = all ? undefined : curve.columns.step[have - 1];
-  queue(() => api.columns(curve.id, curve.kind, curve.name, curve.scope, curve.x, after, curve.points))
+  fetchColumns(curve, after)
     .then((fresh) => {
       const news = onlyWithX(fresh);
       if (!all && !news.step.length) return;
@@ -141,6 +145,45 @@ function refresh(curve, whole) {
         if (curve.watchers.size) refresh(curve, wish);
       }
     }, curve.points < SMALL ? LONG_PAUSE : PAUSE));
+}
+
+function fetchColumns(curve, after) {
+  if (curve.kind === "observations") return together(curve, after);
+  return queue(() => api.columns(curve.id, curve.kind, curve.name, curve.scope, curve.x, after, curve.points));
+}
+
+/** Asks for a curve in one request with the others of its run that are wanted in the same moment. */
+function together({ id, name, scope, x, points }, after = -1) {
+  const key = JSON.stringify([id, x, points]);
+  return new Promise((resolve, reject) => {
+    if (!wanted.has(key)) {
+      wanted.set(key, []);
+      setTimeout(() => {
+        for (const lot of lots(wanted.get(key), points)) {
+          queue(() => api.curves(id, lot, x, points))
+            .then((found) => lot.forEach((wish, i) => wish.resolve(found[i])), (error) => lot.forEach((wish) => wish.reject(error)));
+        }
+        wanted.delete(key);
+      }, MOMENT);
+    }
+    wanted.get(key).push({ name, scope, after, resolve, reject });
+  });
+}
+
+/** Cuts wishes into what one request may ask for. */
+function lots(wishes, points) {
+  const found = [];
+  let length = LONG;
+  for (const wish of wishes) {
+    const own = encodeURIComponent(wish.name + wish.scope + wish.after).length + 32;
+    length += own;
+    if (length > LONG || found[found.length - 1].length * points + points > LOT) {
+      found.push([]);
+      length = own;
+    }
+    found[found.length - 1].push(wish);
+  }
+  return found;
 }
 
 /** Drops the rows without an x (a run that does not count tokens has none on that axis). */

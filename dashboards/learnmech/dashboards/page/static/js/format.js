@@ -111,5 +111,5 @@ export const AXES = {
 
 /** A unit as people write it; pure numbers and "loss" need none beside a value. */
 export function unit(name) {
-  return { 1: "", loss: "", "loss^2": "", examples: "examples", s: "s", rad: "rad" }[name] ?? name ?? "";
+  return { 1: "", loss: "", "loss^2": "", "loss^3": "", examples: "examples", s: "s", rad: "rad" }[name] ?? name ?? "";
 }

@@ -62,7 +62,7 @@ export class ObservableCard {
         return there;
       };
       if (!wish("measured", this.panel.name, this.scope)) continue;
-      this.panel.parts?.forEach((part, i) => wish(`part_${i}`, part.name, part.scope));
+      this.panel.parts?.forEach((part, i) => wish(`part_${i}`, part.name, part.scope ?? this.scope));
       if (this.panel.reference) wish("reference", this.panel.reference.name, this.panel.reference.scope);
     }
     for (const [key, stop] of this.stops) {

@@ -19,6 +19,24 @@ export function translucent(colour, opacity) {
   return `rgba(${r},${g},${b},${opacity})`;
 }
 
+const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"]; // van der Walt and Smith 2015, CC0
+
+/** The colours of a map from low to high: viridis, or the theme's that turn, with brown at the end to look at, "low" or "high". */
+export function mapColours(concern) {
+  if (!concern) return VIRIDIS;
+  const colours = [0, 1, 2, 3, 4].map((place) => css(`--turn-${place}`));
+  return concern === "low" ? colours : colours.reverse();
+}
+
+/** The colour at a place from 0 to 1 between evenly spaced colours. */
+export function between(colours, place) {
+  const at = Math.min(Math.max(place, 0), 1) * (colours.length - 1);
+  const first = Math.min(Math.floor(at), colours.length - 2);
+  const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const [a, b] = [parts(colours[first]), parts(colours[first + 1])];
+  return `rgb(${a.map((value, i) => Math.round(value + (b[i] - value) * (at - first))).join(",")})`;
+}
+
 /** Sign, word and CSS class of each verdict. */
 export const VERDICTS = {
   holds: { sign: "✓", word: "holds" },

@@ -29,6 +29,16 @@ function spacing(kind, relative) {
   return { space: 96, values: (_u, splits, _axis, _space, incr) => splits.map((s) => calendar(s, incr)) };
 }
 
+/** Ticks of the x axis of what is not drawn by uPlot: [{x, text}], `width` pixels for `from` to `to`. */
+export function xTicks(kind, relative, from, to, width) {
+  const most = Math.max(1, Math.floor(width / (kind === "time" && !relative ? 96 : 76)));
+  const steps = kind === "time" ? SECONDS : COUNTS;
+  const step = steps.find((size) => (to - from) / size <= most) ?? steps[steps.length - 1];
+  const text = kind === "time" ? (relative ? clock : (x) => calendar(x, step)) : compact;
+  const first = Math.ceil(from / step);
+  return Array.from({ length: Math.max(0, Math.floor(to / step) - first + 1) }, (_, i) => (first + i) * step).map((x) => ({ x, text: text(x) }));
+}
+
 /** Options of the y axis. */
 export function yAxis(colours, { y, linear, compactly = false }) {
   const ticks = {

@@ -1,6 +1,7 @@
 // The bar that stays in view: x axis, zoom, sections, theme, connection.
 
 import { jump } from "./board.js";
+import { known } from "./data.js";
 import { fill, h, setText } from "./dom.js";
 import { AXES } from "./format.js";
 import { announce, choice, choose } from "./state.js";
@@ -40,7 +41,7 @@ export class Toolbar {
     this.reset = h("button.quiet", { hidden: true, onclick: () => zoomTo(null) }, "Reset zoom");
     const section = (id, name) => h("a", { href: `#${id}`, onclick: (event) => jump(event, id) }, name);
     this.element = h("nav.toolbar", { "aria-label": "View" },
-      h("div.sections", {}, section("laws", "Laws"), section("training", "Training"), section("curvature", "Curvature"),
+      h("div.sections", {}, section("laws", "Laws"), known.panels.sections.map(({ id, title }) => section(id, title)),
         section("observables", "Observables"), section("events", "Events")),
       this.reset, h("span.axis-word", {}, "x axis"), this.axes);
     this.show();
