@@ -80,6 +80,7 @@ class Witness(pl.Callback):
         state = self.state(module, trainer.optimizers)
         state |= {"extra": extra, "metrics": dict(trainer.callback_metrics), "step": trainer.global_step}
         state |= {"user": getattr(module, "memory", lambda: None)(), "stop": trainer.should_stop}
+        state |= {"scaler": getattr(getattr(trainer.precision_plugin, "scaler", None), "state_dict", dict)()}
         self.seen.append((hook, trainer.global_step, {key: self.digest(value) for key, value in state.items()}))
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
@@ -129,14 +130,30 @@ class Trial:
 
 @pytest.fixture
 def train(digest, training_state, tmp_path):
-    """`train(module class, monitor=None)`: one short training from fixed seeds."""
+    """`train(module class, monitor=None)`: one short training from fixed seeds.
 
-    def run(make, monitor=None, *, dataset=None, collate=None, epochs=2, **settings):
+    `loader`, `callbacks` and `plugins` are made anew for each training, if they are given: they have state.
+    """
+
+    def run(
+        make,
+        monitor=None,
+        *,
+        dataset=None,
+        collate=None,
+        epochs=2,
+        loader=None,
+        callbacks=list,
+        plugins=list,
+        **settings,
+    ):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(7)
         witness, logger = Witness(digest, training_state), Rows()
         module = make()
-        loader = DataLoader(dataset or Noisy(), batch_size=BATCH, shuffle=True, collate_fn=collate, drop_last=True)
+        data = dataset or Noisy()
+        batches = DataLoader(data, batch_size=BATCH, shuffle=True, collate_fn=collate, drop_last=True)
+        batches = batches if loader is None else loader(data)
         error = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,7 +161,8 @@ def train(digest, training_state, tmp_path):
                 max_epochs=epochs,
                 accelerator="cpu",
                 logger=logger,
-                callbacks=([monitor] if monitor is not None else []) + [witness],
+                plugins=plugins(),
+                callbacks=[*callbacks(), *([monitor] if monitor is not None else []), witness],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -153,7 +171,7 @@ def train(digest, training_state, tmp_path):
                 **settings,
             )
             try:
-                trainer.fit(module, loader)
+                trainer.fit(module, batches)
             except (Exception, KeyboardInterrupt, SystemExit) as caught:
                 error = caught
         return Trial(witness, logger, module, trainer, error)

@@ -33,8 +33,10 @@ def test_trainer_settings(monitored, zoo, settings):
 
 
 def test_a_loss_scale(monitored, zoo):
-    plugin = pl.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
-    run = monitored(zoo.Base, plugins=[plugin])
+    def plugins():
+        return [pl.plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))]
+
+    run = monitored(zoo.Base, plugins=plugins)
     assert [event.severity for event in run.of_kind("self_test")] == ["info"]
     assert not run.of_kind("probe_failed")
 

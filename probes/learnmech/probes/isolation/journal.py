@@ -7,9 +7,7 @@ and their version counters whatever the step does in place.
 """
 
 import array
-import collections
 import logging
-import operator
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
+from learnmech.probes.isolation.containers import EXACT, SLOTS, Kind, kind_of, same_items
 from learnmech.probes.isolation.rng import OWNED
-from learnmech.probes.isolation.slots import has_slots, read_slots, write_slots
+from learnmech.probes.isolation.slots import has_slots
+from learnmech.probes.isolation.withheld import stand_in
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -49,96 +50,26 @@ _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 """Values that hold nothing: most attributes of a module."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How to copy and refill one type of container, without going through a subclass's own methods."""
-
-    type: type
-    copy: Callable[[Any], Any]
-    refill: Callable[[Any, Any], None]
-    same: Callable[[Any, Any], bool]
-
-
-def _same_items(now: Any, then: Any) -> bool:
-    return len(now) == len(then) and all(map(operator.is_, now, then))
-
-
-def _dict_content(container: dict[Any, Any]) -> dict[Any, Any]:
-    if not dict.__len__(container):
-        return {}
-    # the order of an OrderedDict is kept apart from what dict keeps, and `move_to_end` changes only the former
-    if isinstance(container, collections.OrderedDict):
-        return dict(collections.OrderedDict.items(container))
-    return dict(dict.items(container))
-
-
-def _same_dict(now: dict[Any, Any], then: dict[Any, Any]) -> bool:
-    if not then:  # as most of the dicts of a module are
-        return dict.__len__(now) == 0
-    content = _dict_content(now)
-    return _same_items(content, then) and _same_items(content.values(), then.values())
-
-
-def _refill_dict(container: dict[Any, Any], content: dict[Any, Any]) -> None:
-    if isinstance(container, collections.OrderedDict):
-        collections.OrderedDict.clear(container)
-        collections.OrderedDict.update(container, content)
-    else:
-        dict.clear(container)
-        dict.update(container, content)
-
-
-def _refill_list(container: list[Any], content: list[Any]) -> None:
-    list.__setitem__(container, slice(None), content)
-
-
-def _refill_set(container: set[Any], content: set[Any]) -> None:
-    set.clear(container)
-    set.update(container, content)
-
-
-def _refill_deque(container: collections.deque[Any], content: list[Any]) -> None:
-    collections.deque.clear(container)
-    collections.deque.extend(container, content)
-
-
-_KINDS = (
-    _Kind(dict, _dict_content, _refill_dict, _same_dict),
-    _Kind(list, lambda c: list.__getitem__(c, slice(None)), _refill_list, _same_items),
-    _Kind(set, lambda c: set(set.__iter__(c)), _refill_set, lambda a, b: set.__eq__(a, b) is True),
-    _Kind(collections.deque, lambda c: list(collections.deque.__iter__(c)), _refill_deque, _same_items),
-    _Kind(bytearray, bytes, lambda c, content: bytearray.__setitem__(c, slice(None), content), lambda a, b: a == b),
-    _Kind(array.array, lambda c: c[:], lambda c, content: c.__setitem__(slice(None), content), lambda a, b: a == b),
-)
-
-_SLOTS = _Kind(dict, read_slots, write_slots, lambda now, then: _same_dict(read_slots(now), then))
-
-
-_EXACT = {kind.type: kind for kind in _KINDS} | {collections.OrderedDict: _KINDS[0]}
-"""What nearly every container of a module is: found without asking first whether it is a tensor, which is slow."""
-
-
-def _kind(value: Any) -> _Kind | None:
-    return next((kind for kind in _KINDS if isinstance(value, kind.type)), None)
-
-
 def _holds_threads(state: Mapping[str, Any]) -> bool:
     """Tell whether an object works with other threads: its content may change behind our back and is left alone."""
     near = {"threading", "_thread", "queue", "_queue", "multiprocessing", "concurrent", "socket", "asyncio"}
     return any(type(value).__module__.partition(".")[0] in near for value in state.values())
 
 
+def _is_users(value: Any) -> bool:
+    """Tell whether `value` is an object of a class of the user's."""
+    return type(value).__module__.partition(".")[0] not in _FOREIGN
+
+
 def _is_state_object(value: Any) -> bool:
     """Tell whether `value` is an object of the user's (or a scheduler) whose attributes are state of the model."""
-    if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType):
-        return False
     state = getattr(value, "__dict__", {}) if type(value).__dictoffset__ else {}
     if not (type(value).__dictoffset__ or has_slots(value)) or _holds_threads(state):
         return False
     module = type(value).__module__
     if isinstance(value, types.SimpleNamespace) or module.startswith("torch.optim.lr_scheduler"):
         return True
-    return module.partition(".")[0] not in _FOREIGN
+    return _is_users(value)
 
 
 @dataclass(slots=True)
@@ -146,7 +77,7 @@ class _Entry:
     """One container as it was, and the elements of it that hold tensors."""
 
     container: Any
-    kind: _Kind
+    kind: Kind
     content: Any
     numeric: bool = False
 
@@ -166,7 +97,9 @@ class Journal:
         self._others: Mapping[int, Tensor] = {}
         self._entries: list[_Entry] = []
         self._seen: set[int] = set()
+        self._outside: dict[int, Any] = {}  # what stands in for open files, queues and the like, by identity
         self.generators: list[Any] = []
+        self.optimizers: list[Optimizer] = []
         self.aliased: list[tuple[str, Tensor]] = []
         """Tensors too large to copy, with a name for each."""
         self._work: list[nn.Module] = [root]
@@ -179,13 +112,13 @@ class Journal:
                 self._seen.add(id(submodule))
                 self._visit(submodule.__dict__, 0, type(submodule).__name__)
                 if has_slots(submodule):
-                    self._note_content(submodule, _SLOTS, 0, type(submodule).__name__)
+                    self._note_content(submodule, SLOTS, 0, type(submodule).__name__)
 
     def _visit(self, value: Any, depth: int, name: str) -> bool:
         """Note what `value` holds; tell whether a tensor or array is in it, directly or through tuples."""
         if type(value) in _ATOMS:
             return False
-        if (kind := _EXACT.get(type(value))) is not None:
+        if (kind := EXACT.get(type(value))) is not None:
             self._note_container(value, kind, depth, name)
             return False
         return self._look_into(value, depth, name)
@@ -201,17 +134,29 @@ class Journal:
             if all(value is not other for other in self.generators):
                 self.generators.append(value)
             return False
+        if isinstance(value, Optimizer):
+            self.optimizers.append(value)
+            return False
         if isinstance(value, tuple):
             found = [self._visit(item, depth + 1, name) for item in value] if depth <= DEPTH else []
             return any(found)
-        kind = _kind(value)
-        if kind is not None:
+        if (kind := kind_of(value)) is not None:
             self._note_container(value, kind, depth, name)
-        elif depth <= DEPTH and _is_state_object(value):
+            return False
+        if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType):
+            return False
+        return self._look_into_object(value, depth, name)
+
+    def _look_into_object(self, value: Any, depth: int, name: str) -> bool:
+        if id(value) not in self._outside and (found := stand_in(value, name, users=_is_users(value))) is not None:
+            self._outside[id(value)] = found
+        if id(value) in self._outside:
+            return True
+        if depth <= DEPTH and _is_state_object(value):
             if type(value).__dictoffset__:
-                self._note_container(value.__dict__, _KINDS[0], depth, f"{name}.{type(value).__name__}")
+                self._note_container(value.__dict__, EXACT[dict], depth, f"{name}.{type(value).__name__}")
             if has_slots(value):
-                self._note_container(value, _SLOTS, depth, f"{name}.{type(value).__name__}")
+                self._note_container(value, SLOTS, depth, f"{name}.{type(value).__name__}")
         return False
 
     def _note_numbers(self, value: Any, name: str) -> bool:
@@ -225,13 +170,13 @@ class Journal:
             return False
         return True
 
-    def _note_container(self, container: Any, kind: _Kind, depth: int, name: str) -> None:
+    def _note_container(self, container: Any, kind: Kind, depth: int, name: str) -> None:
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
         self._note_content(container, kind, depth, name)
 
-    def _note_content(self, container: Any, kind: _Kind, depth: int, name: str) -> None:
+    def _note_content(self, container: Any, kind: Kind, depth: int, name: str) -> None:
         entry = _Entry(container, kind, kind.copy(container))
         self._entries.append(entry)
         if not entry.content or depth > DEPTH or len(entry.content) > WIDE or kind.type in (bytearray, array.array):
@@ -242,10 +187,14 @@ class Journal:
             found = [self._visit(item, depth + 1, name) for item in entry.content]
         entry.numeric = any(found)
 
-    def rewind(self) -> None:
-        """Put every container back as it was noted, with fresh twins in the place of tensors and arrays."""
+    def rewind(self) -> dict[int, Any]:
+        """Put every container back as it was noted, with fresh twins in the place of tensors and arrays.
+
+        Returns:
+            What stands in for each original, by its identity.
+        """
         twins = self._twins()
-        memo: dict[int, Any] = {key: self._others.get(id(twin), twin) for key, twin in twins.items()}
+        memo = self._outside | {key: self._others.get(id(twin), twin) for key, twin in twins.items()}
         for entry in self._entries:
             content = entry.content
             if entry.numeric:
@@ -255,6 +204,7 @@ class Journal:
                     content = entry.kind.type(_twin(value, memo) for value in content)
             if not entry.kind.same(entry.container, content):
                 entry.kind.refill(entry.container, content)
+        return memo
 
     @contextmanager
     def standing_in(self, others: Mapping[int, Tensor]) -> Iterator[None]:
@@ -279,11 +229,11 @@ def _twin(value: Any, memo: dict[int, Any]) -> Any:
     """Return the stand-in of a tensor or array, of a tuple with such in it, or the value itself."""
     if isinstance(value, tuple):
         items = [_twin(item, memo) for item in value]
-        if _same_items(items, value):
+        if same_items(items, value):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if not isinstance(value, Tensor | np.ndarray):
-        return value
+        return memo.get(id(value), value)
     if id(value) not in memo:
         if (isinstance(value, Tensor) and is_lazy(value)) or value.nbytes > LARGE:
             return value

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
+from learnmech.probes import deadline
 from learnmech.probes.isolation.batch import clone
 from learnmech.probes.isolation.contexts import twice_differentiable
 from learnmech.probes.isolation.journal import Journal
 from learnmech.probes.isolation.leaves import StandIns
 from learnmech.probes.isolation.refusal import Refusal
 from learnmech.probes.isolation.rng import Streams, preserved
+from learnmech.probes.isolation.settings import optimizers_at_rest
 from learnmech.probes.isolation.silence import REMEDY
 from learnmech.probes.isolation.source import Source, devices
 from learnmech.probes.isolation.untouched import untouched
@@ -51,9 +53,11 @@ class PureLoss:
         Raises:
             Refusal: The loss does not depend on any trainable parameter.
         """
+        deadline.check()
         self._streams.draw(draw)
-        self._journal.rewind()
-        loss = self._source.evaluate(clone(batch))
+        twins = self._journal.rewind()
+        with optimizers_at_rest({*self._source.optimizers, *self._journal.optimizers}, twins):
+            loss = self._source.evaluate(clone(batch))
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise Refusal("The loss does not depend differentiably on any trainable parameter.", REMEDY)
         return loss

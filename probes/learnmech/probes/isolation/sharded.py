@@ -21,6 +21,7 @@ from learnmech.probes.isolation.journal import Journal
 from learnmech.probes.isolation.leaves import Copies
 from learnmech.probes.isolation.refusal import Refusal
 from learnmech.probes.isolation.rng import Streams, preserved
+from learnmech.probes.isolation.settings import optimizers_at_rest
 from learnmech.probes.isolation.source import Source, devices, optimized
 from learnmech.probes.isolation.untouched import untouched
 
@@ -83,8 +84,9 @@ class ShardedLoss:
     def _evaluated(self, batch: Any, draw: int) -> Tensor:
         reshard(self._source.model)  # parameters gathered at other weights, and left so, would be taken for these
         self._streams.draw(draw)
-        self._journal.rewind()
-        return self._source.evaluate(clone(batch))
+        twins = self._journal.rewind()
+        with optimizers_at_rest({*self._source.optimizers, *self._journal.optimizers}, twins):
+            return self._source.evaluate(clone(batch))
 
     def at(self, shards: Sequence[Tensor], work: Callable[[], T]) -> T:
         """Run `work` while the model holds other weights.

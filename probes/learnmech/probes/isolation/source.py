@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from learnmech.probes.isolation.outward import nothing_leaves
 from learnmech.probes.isolation.refusal import Refusal, Skip
 from learnmech.probes.isolation.settings import attributes_kept
 from learnmech.probes.isolation.silence import REMEDY, is_lightning_module, without_loggers
 
 LossFunction = Callable[[Any, Any], Tensor]
 """`loss_fn(model, batch) -> scalar tensor`, a mean over examples: the only shape a loss has."""
+
+UNSEEN = "Leave it out while learnmech.probes.is_probing()."
+"""What to do about an effect on the world outside that is no part of the loss."""
 
 
 class Source(Protocol):
@@ -86,7 +90,8 @@ class FunctionSource:
             TypeError: The function returned None. A `training_step` may do so to skip a batch; a loss function may
                 not, and its likeliest cause is said.
         """
-        loss = self._loss_fn(self.model, batch)
+        with nothing_leaves("The loss function", UNSEEN):
+            loss = self._loss_fn(self.model, batch)
         if loss is None:
             raise TypeError("loss_fn returned None; expected a scalar tensor, the mean loss: is a `return` missing?")
         return scalar(loss, "The loss function")
@@ -118,7 +123,8 @@ class TrainingStepSource:
         Raises:
             Skip: The step returned None: Lightning skips it as well.
         """
-        output = self.model.training_step(*self._arguments(batch))  # type: ignore[operator]  # a LightningModule has it
+        with nothing_leaves("training_step", f"{REMEDY} Or: {UNSEEN}"):
+            output = self.model.training_step(*self._arguments(batch))  # type: ignore[operator]  # a LightningModule
         if output is None:
             raise Skip("training_step returned None")
         if isinstance(output, Mapping):

@@ -9,7 +9,7 @@ from learnmech.probes.isolation.batch import tensors as batch_tensors
 from learnmech.probes.isolation.canary import Canary, training_tensors
 from learnmech.probes.isolation.flag import probing
 from learnmech.probes.isolation.refusal import Refusal
-from learnmech.probes.isolation.settings import optimizer_settings_kept, trainable_flags_kept
+from learnmech.probes.isolation.settings import gradients_kept, optimizer_settings_kept, trainable_flags_kept
 from learnmech.probes.isolation.silence import REMEDY, silenced
 from learnmech.probes.isolation.source import Source
 
@@ -36,6 +36,7 @@ def untouched(source: Source, batch: Any) -> Iterator[ExitStack]:
         stack.enter_context(probing())
         stack.enter_context(optimizer_settings_kept(source.optimizers))
         stack.enter_context(trainable_flags_kept(model))
+        stack.enter_context(gradients_kept(model))
         stack.enter_context(silenced(model))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown

@@ -1,0 +1,165 @@
+"""Effects outside of the process: stopped before they happen, in evaluations only, in their own thread only."""
+# ruff: noqa: SIM115 (files that are refused are never open, and one is held on purpose)
+
+import importlib
+import io
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from learnmech.probes.isolation import FunctionSource, Refusal, isolated
+from learnmech.probes.isolation.withheld import Silent, Withheld, is_channel
+
+OPEN = socket.socketpair()
+for end in OPEN:
+    end.setblocking(False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed():
+    yield
+    for end in OPEN:
+        end.close()
+
+
+def evaluated(effect, model=None):
+    """Evaluate a loss that does something besides."""
+
+    def loss_fn(model, batch):
+        effect()
+        return model.weight.square().sum()
+
+    return isolated(FunctionSource(model or nn.Linear(2, 2), loss_fn), lambda loss: float(loss(None)))
+
+
+@pytest.mark.parametrize(
+    ("effect", "said"),
+    [
+        (lambda: Path("a").open("w", encoding="utf-8"), "writes to the file 'a'"),
+        (lambda: Path("a").open("ab", buffering=0), "writes to the file 'a'"),
+        (lambda: Path("a").open("r+", encoding="utf-8"), "writes to the file 'a'"),
+        (lambda: os.open("a", os.O_RDWR), "writes to the file 'a'"),
+        (lambda: Path("a").write_bytes(b"1"), "writes to the file 'a'"),
+        (lambda: torch.save(1, "ä"), "writes to the file 'ä'"),
+        (lambda: Path("a").mkdir(), "changes the file 'a'"),
+        (lambda: Path("a").rename("b"), "changes the file 'a'"),
+        (lambda: os.system("true"), "starts a program"),
+        (lambda: OPEN[0].send(b"x"), "uses the network"),
+        (lambda: OPEN[1].recv(1), "uses the network"),
+    ],
+)  # fmt: skip
+def test_what_is_stopped(effect, said, tmp_path):
+    with pytest.raises(Refusal) as refused:
+        evaluated(effect)
+    assert refused.value.reason == f"The loss function {said}, which measuring would do once more."
+    assert refused.value.remedy == "Leave it out while learnmech.probes.is_probing()."
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not():
+    """Reading, memory, devices, byte code of a module that is imported for the first time."""
+    Path("data").write_text("1", encoding="utf-8")
+    Path("own_module_of_a_step.py").write_text("x = 1", encoding="utf-8")
+
+    def effect():
+        with Path("data").open(encoding="utf-8") as file:
+            file.read()
+        io.BytesIO().write(b"1")
+        with Path(os.devnull).open("w", encoding="utf-8") as file:
+            file.write("1")
+        sys.path.insert(0, ".")
+        try:
+            importlib.import_module("own_module_of_a_step")
+        finally:
+            sys.path.remove(".")
+            del sys.modules["own_module_of_a_step"]
+
+    assert evaluated(effect) >= 0
+
+
+def test_outside_of_evaluations_and_in_other_threads_everything_is_allowed():
+    def other():
+        Path("of another thread").write_text("1", encoding="utf-8")
+
+    def effect():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    evaluated(effect)
+    assert Path("of another thread").exists()
+    Path("afterwards").write_text("1", encoding="utf-8")
+    with pytest.raises(Refusal):
+        evaluated(other)
+    Path("after a refusal").write_text("1", encoding="utf-8")
+
+
+def test_every_door_is_as_it_was():
+    def doors():
+        names = {owner: dict(vars(owner)) for owner in (io, os, subprocess, socket.socket, subprocess.Popen, torch)}
+        return [*names.items(), open]
+
+    before = doors()
+    evaluated(lambda: None)
+    with pytest.raises(Refusal):
+        evaluated(lambda: Path("a").touch())
+    assert doors() == before
+
+
+def test_an_error_of_the_users_stays_one():
+    def fails():
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        evaluated(fails)
+
+
+def test_stand_ins_know_their_thread():
+    """A consumer that looks at the model meanwhile must meet what it put there."""
+    original = queue.Queue()
+    withheld, silent = Withheld(original, "Model.queue"), Silent({"a": 1})
+    seen = []
+
+    def other():
+        withheld.put(1)
+        silent["a"] = 2
+        seen.extend([withheld.qsize(), silent["a"], silent.get("a")])
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [1, 2, 2]
+    for use in (lambda q: q.qsize(), iter, next, lambda q: q(), lambda q: q.__enter__()):
+        with pytest.raises(Refusal, match=r"Model\.queue"):
+            use(withheld)
+    silent["a"] = 3
+    silent.anything.at_all(1).b = 4
+    assert silent._original == {"a": 2}
+
+
+def test_the_model_holds_the_original_again():
+    model = nn.Linear(2, 2)
+    model.rows, model.nested = queue.Queue(), {"file": Path("held").open("w", encoding="utf-8")}
+    kept = model.rows, model.nested["file"]
+    with pytest.raises(Refusal, match=r"Linear.nested.file \(a TextIOWrapper\)"):
+        evaluated(lambda: model.nested["file"].write("x"), model)
+    assert (model.rows, model.nested["file"]) == kept
+    kept[1].close()
+    assert Path("held").read_text(encoding="utf-8") == ""
+
+
+def test_channels_are_known_by_their_class():
+    read, write = os.pipe()
+    with os.fdopen(read) as reader, os.fdopen(write, "w") as writer:
+        for channel in (reader, writer, queue.SimpleQueue(), queue.LifoQueue()):
+            assert is_channel(channel)
+    for other in (io.StringIO(), threading.Lock(), [], {}, None, nn.Linear(1, 1), queue.Queue):
+        assert not is_channel(other)
