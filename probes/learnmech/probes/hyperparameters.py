@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from learnmech.probes.changes import Changes
+from learnmech.probes.groups import LIMIT
 from learnmech.wire import Measurement
 
 _KEYS = {
@@ -23,7 +24,7 @@ _KEYS = {
     "alpha": "beta2",  # RMSprop's decay of the squared gradient
 }
 _RAW = (*_KEYS, "betas", "decoupled_weight_decay")
-_PER_TENSOR = ("learning_rate", "weight_decay")
+_OF_GROUPS = ("learning_rate", "weight_decay")
 _DECOUPLED = frozenset({"AdamW", "Adafactor", "Muon", "Lion", "SGDW", "AdEMAMix", "Sophia", "StableAdamW"})
 """Optimizers that shrink the weights themselves; newer torch optimizers say so in their group."""
 
@@ -66,58 +67,66 @@ def _is_number(value: Any) -> bool:
 
 def _fingerprint(group: Mapping[str, Any]) -> tuple[object, ...]:
     """Return what must differ if a hyperparameter did; tensors by version, so that nothing is read from a device."""
-    return tuple((id(value), value._version) if isinstance(value, Tensor) else value for value in map(group.get, _RAW))
+    values = ((id(value), value._version) if isinstance(value, Tensor) else value for value in map(group.get, _RAW))
+    return (len(group["params"]), *values)
 
 
 class Hyperparameters:
     """Watches the parameter groups of one or more optimizers.
 
+    Values are recorded for the whole model; where groups differ, each has its own in scope `group:0`, `group:1`, ...,
+    counted through all optimizers, `LIMIT` groups at most. Whoever measures another scope records there what is in
+    force in it, as `WeightDynamics` does: laws look at a scope's own value first.
+
     Args:
         optimizers: The optimizers.
-        scopes: Names of measured tensors by identity of the parameter: where groups differ, learning rate and weight
-            decay are recorded for each of these.
+        names: Names of parameters by their identity, for `by_name`.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer], scopes: Mapping[int, str]) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer], names: Mapping[int, str]) -> None:
         self._optimizers = optimizers
-        self._scopes = scopes
+        self._names = names
         self._fingerprint: list[tuple[object, ...]] = []
         self._changes = Changes()
-        self._scoped: set[str] = set()
-        self.by_scope: dict[str, dict[str, float]] = {}
-        """Hyperparameters in force for each measured tensor."""
+        self._apart: set[str] = set()
+        self._groups: list[dict[str, float]] = []
+        self._by_name: dict[str, dict[str, float]] | None = {}
+
+    @property
+    def by_name(self) -> Mapping[str, Mapping[str, float]]:
+        """Hyperparameters in force for each parameter, by its name; another object when they have changed."""
+        if self._by_name is None:  # put together when it is asked for: a schedule may change a rate at every step
+            groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+            self._by_name = {
+                self._names[id(parameter)]: values
+                for values, group in zip(self._groups, groups, strict=False)
+                for parameter in group["params"]
+                if id(parameter) in self._names
+            }
+        return self._by_name
 
     def changed(self) -> list[Measurement]:
         """Return the measurements to record: those of hyperparameters that changed since the last call."""
         fingerprint = [_fingerprint(group) for optimizer in self._optimizers for group in optimizer.param_groups]
         if fingerprint == self._fingerprint:
             return []
-        self._fingerprint = fingerprint
-        groups = [
-            (of_group(optimizer, group), group["params"])
-            for optimizer in self._optimizers
-            for group in optimizer.param_groups
-            if group["params"]
-        ]
-        self.by_scope = {
-            self._scopes[id(parameter)]: values
-            for values, parameters in groups
-            for parameter in parameters
-            if id(parameter) in self._scopes
-        }
-        return self._recorded([values for values, _ in groups])
+        self._fingerprint, self._by_name = fingerprint, None
+        groups = [(optimizer, group) for optimizer in self._optimizers for group in optimizer.param_groups]
+        self._groups = [of_group(optimizer, group) for optimizer, group in groups]
+        return self._recorded({k: v for k, v in enumerate(self._groups) if groups[k][1]["params"]})
 
-    def _recorded(self, groups: Sequence[Mapping[str, float]]) -> list[Measurement]:
+    def _recorded(self, groups: Mapping[int, Mapping[str, float]]) -> list[Measurement]:
         recorded: list[Measurement] = []
-        for name in dict.fromkeys(name for values in groups for name in values):
-            values = {group.get(name) for group in groups}
+        for name in dict.fromkeys(name for values in groups.values() for name in values):
+            values = {group.get(name) for group in groups.values()}
             if len(values) == 1:
                 recorded += self._changes.note(name, values.pop())
             else:
                 recorded += self._changes.note(name, None, reason=DIFFERS)
-                if name in _PER_TENSOR:
-                    self._scoped.add(name)  # from now on for good: a tensor's own value is what laws look at first
-            if name in self._scoped:
-                for scope, own in self.by_scope.items():
-                    recorded += self._changes.note(name, own.get(name), scope, "" if name in own else DIFFERS)
+                if name in _OF_GROUPS:
+                    self._apart.add(name)  # from now on for good: a scope's own value is what laws look at first
+            if name in self._apart:
+                for index in list(groups)[:LIMIT]:
+                    own = groups[index].get(name)
+                    recorded += self._changes.note(name, own, f"group:{index}", "" if own is not None else DIFFERS)
         return recorded

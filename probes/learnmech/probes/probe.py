@@ -68,6 +68,7 @@ class TrainingView:
         full_batch: 1.0 if every step sees the same whole training set, 0.0 if not, None if it is not known yet.
         dataset_size: Number of training examples, where known.
         precise: False where half-precision arithmetic is in the training step.
+        may_replay: True if a test has shown that the loss of `batch` may be evaluated, whoever asked for that test.
         together: True if all processes that train the model measure now, each with its own batch.
         process: Number of this process among those that measure now, from 0.
         processes: How many they are.
@@ -96,6 +97,7 @@ class TrainingView:
     full_batch: float | None = None
     dataset_size: int | None = None
     precise: bool = True
+    may_replay: bool = False
     together: bool = False
     process: int = 0
     processes: int = 1
@@ -135,6 +137,8 @@ class BaseProbe:
     """True if it evaluates the loss, so that a training step that cannot be replayed rules it out."""
     collective: ClassVar[bool] = False
     """True if all processes that train the model can measure it together."""
+    sums_shards: ClassVar[bool] = False
+    """True if it is collective where parameters are sharded: every process has its part of each sum."""
 
     def __init__(self, schedule: Schedule | None = None, *, name: str | None = None) -> None:
         if schedule is not None and not isinstance(schedule, Schedule):
@@ -154,9 +158,3 @@ class BaseProbe:
     def measure(self, view: TrainingView) -> list[Measurement]:
         """Measure now."""
         raise NotImplementedError(f"{type(self).__name__} does not define measure(view)")
-
-
-def measured_tensors(parameters: Mapping[str, Tensor], limit: int = 32) -> list[str]:
-    """Name the tensors that are measured one by one: the `limit` largest with two or more dimensions, largest first."""
-    matrices = [name for name, p in parameters.items() if p.dim() >= 2]
-    return sorted(matrices, key=lambda name: -parameters[name].numel())[:limit]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from learnmech.observables import Status
-from learnmech.probes.estimators import Motion
+from learnmech.probes.estimators.weights import Motion, summed
 from learnmech.probes.noise.window import ExponentialWindow
 from learnmech.probes.update_rules import Rule
 from learnmech.wire import Measurement
@@ -56,13 +56,14 @@ def decay_share(scope: str, whole: Motion, parts: Sequence[Part]) -> list[Measur
     if len(kinds) > 1:
         return [_ratio("weight_decay_share", math.nan, scope, "decay is decoupled for some of these weights only")]
     if kinds == {True}:
-        decay_sq = math.fsum(((rule.rate or 0.0) * rule.decay) ** 2 * motion.weight_sq for motion, rule in decaying)
+        shrink = [((rule.rate or 0.0) * rule.decay, motion.weight_sq) for motion, rule in decaying]
+        decay_sq = summed([factor * factor * square for factor, square in shrink])
         reason = "nothing was updated" if whole.update_sq == 0.0 else ""
         return [_ratio("weight_decay_share", _root(decay_sq, whole.update_sq), scope, reason)]
     if not whole.gradients:
         return [_ratio("weight_decay_share", math.nan, scope, "no gradient of these parameters was seen")]
-    decay_sq = math.fsum(rule.decay**2 * motion.weight_sq for motion, rule in decaying)
-    crossed = math.fsum(2.0 * rule.sign * rule.decay * motion.along_gradient for motion, rule in decaying)
+    decay_sq = summed([rule.decay * rule.decay * motion.weight_sq for motion, rule in decaying])
+    crossed = summed([2.0 * rule.sign * rule.decay * motion.along_gradient for motion, rule in decaying])
     whole_sq = whole.gradient_sq + crossed + decay_sq
     reason = "gradient and decay cancel" if whole_sq <= 0.0 else ""
     return [_ratio("weight_decay_share", _root(decay_sq, whole_sq), scope, reason)]
@@ -111,7 +112,11 @@ class Dissipation:
         if not any(motion.gradients for motion, _ in parts):
             return "the gradient was not seen: call after_backward"
         window = self._windows.setdefault(scope, ExponentialWindow(self._half_life))
-        window.append(math.fsum(left), math.fsum(right))
+        sides = summed(left), summed(right)
+        if not all(map(math.isfinite, sides)):
+            reason, status = "weights, update or gradient are not finite", Status.NON_FINITE
+            return [Measurement("fluctuation_dissipation", None, scope=scope, status=status, reason=reason)]
+        window.append(*sides)
         ratio = window.ratio(math.inf)
         value = ratio.value if math.isfinite(ratio.value) else None
         method = f"window_of_{ratio.count:.0f}"

@@ -12,16 +12,16 @@ from learnmech.probes.arguments import whole
 from learnmech.probes.changes import Changes
 from learnmech.probes.distributed.fsdp import is_shard
 from learnmech.probes.groups import scopes
-from learnmech.probes.isolation import PureLoss, Refusal
+from learnmech.probes.isolation import Refusal
 from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.probes.symmetry.account import Drift, Opened, close_account, open_account
 from learnmech.probes.symmetry.candidates import candidates
 from learnmech.probes.symmetry.certificates import LOOKS, Certificates, publish
-from learnmech.probes.symmetry.group import Group
+from learnmech.probes.symmetry.group import Group, Kind
 from learnmech.probes.symmetry.optimizers import Updates, updates_of
 from learnmech.probes.symmetry.report import count_measurements, drift_measurements, residual_measurements
-from learnmech.probes.symmetry.rescaling import Rescaled, rescaling
+from learnmech.probes.symmetry.rescaling import Rescaled, RescalingTests
 from learnmech.probes.symmetry.residual import Precision, floor, precision_of, read_residual, residual_sums
 from learnmech.probes.symmetry.sums import Reader
 from learnmech.wire import Measurement
@@ -76,6 +76,8 @@ class Symmetries(BaseProbe):
     default_name: ClassVar[str] = "symmetries"
     observables: ClassVar[tuple[str, ...]] = ("symmetry_groups",)
     moment: ClassVar[Moment] = Moment.UPDATE
+    appetite: ClassVar[float] = 0.5
+    """Share of the budget that it takes at most: half of one per cent of the time by default."""
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class Symmetries(BaseProbe):
         self._look: _Look | None = None
         self._held: Mapping[str, Tensor] | None = None
         self._changes = Changes()
-        self.rescaled: dict[str, Rescaled] = {}
+        self._tests = RescalingTests()
 
     def prepare(self, view: TrainingView) -> None:
         """Look at the gradient while it is there.
@@ -139,6 +141,11 @@ class Symmetries(BaseProbe):
         """Say once which parameters are left out, and why."""
         said, self._untold = self._untold, ""
         return said
+
+    @property
+    def rescaled(self) -> Mapping[tuple[Kind, str], Rescaled]:
+        """What rescaling did to the loss, by kind and label of the group."""
+        return self._tests.found
 
     def _set_replays(self, replays: bool) -> None:
         self.replays = replays  # type: ignore[misc]  # of this probe alone: whether it does is a choice
@@ -224,29 +231,11 @@ class Symmetries(BaseProbe):
 
     def _rescale(self, view: TrainingView) -> None:
         """Evaluate the loss at rescaled weights for one certified group that this was not done for."""
-        waiting = [group for group in self.certificates.certified() if group.label not in self.rescaled]
-        waiting = [group for group in waiting if group.names <= view.parameters.keys()]
-        if not waiting:
-            return
-        group, precise = waiting[0], view.precise
-
-        def work(loss: PureLoss) -> Rescaled:
-            def at(moved: Mapping[str, Tensor]) -> float:
-                tensors = [moved.get(name, leaf) for name, leaf in loss.leaves.items()]
-                with torch.no_grad():
-                    return loss.at(tensors, lambda: float(loss(view.batch)))
-
-            return rescaling(at, group, loss.leaves, precise=precise)
-
         try:
-            found = view.isolate(work, twice=False)
+            self._tests.next(view, self.certificates.certified())
         except Refusal as refusal:  # the rest of the measurement does without
             self._set_replays(False)
             self._tell(f"no test by rescaling ({refusal})")
-            return
-        self.rescaled[group.label] = found
-        if found.invariant is False:
-            self.certificates.withdraw(group)
 
 
 def _why_not(w: Tensor, g: Tensor | None) -> str:

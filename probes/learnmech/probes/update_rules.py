@@ -67,7 +67,7 @@ class UpdateRules:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
         self._watch = Hyperparameters([], {})
-        self._seen: Mapping[str, Mapping[str, float]] = self._watch.by_scope
+        self._seen: Mapping[str, Mapping[str, float]] = self._watch.by_name
         self._rules: dict[str, Rule] = {}
 
     def read(self, optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> Mapping[str, Rule]:
@@ -76,16 +76,19 @@ class UpdateRules:
         if names != self._names:
             self._names, self._watch = names, Hyperparameters(optimizers, names)
         self._watch.changed()
-        if self._watch.by_scope is not self._seen:
-            self._seen = self._watch.by_scope
-            holders = {
-                names[id(parameter)]: (optimizer, bool(group.get("maximize", False)))
-                for optimizer in optimizers
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-                if id(parameter) in names
-            }
-            self._rules = {name: _rule(*holders[name], values) for name, values in self._seen.items()}
+        if self._watch.by_name is not self._seen:
+            self._seen = self._watch.by_name
+            groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+            made: dict[int, Rule] = {}  # one for all parameters of a group: they share their values
+            self._rules = {}
+            for optimizer, group in groups:
+                for parameter in group["params"]:
+                    name = names.get(id(parameter))
+                    if name is not None:
+                        values = self._seen[name]
+                        if id(values) not in made:
+                            made[id(values)] = _rule(optimizer, bool(group.get("maximize", False)), values)
+                        self._rules[name] = made[id(values)]
         return self._rules
 
 

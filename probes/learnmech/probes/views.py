@@ -107,7 +107,7 @@ class Views:
             complete=gradients,
             gradients=found or None,
             gradient_method=method,
-            hyperparameters=self._hyperparameters.by_scope,
+            hyperparameters=self._hyperparameters.by_name,
             full_batch=self._facts.full_batch,
             dataset_size=self._facts.dataset_size,
             precise=self._precise,

@@ -82,12 +82,14 @@ def test_other_probes_ask_for_certificates(spool, examples):
     model, asked = relu(), []
     view = TrainingView(8, model, [], dict(model.named_parameters()), None, None, None)
     assert not certified(view)
-    train(model, torch.optim.AdamW(model.parameters()), Symmetries(every(1)), spool, examples)
+    probe = Symmetries(every(1))
+    train(model, torch.optim.AdamW(model.parameters()), probe, spool, examples)
     asked = certified(view)
     assert {group.label for group in certified(view, Kind.RESCALE)} == {"1, 3", "3, 5"}
     assert len(asked) == 5
     assert scale_invariant(view) == {"0.weight": 16}
-    del view
+    del probe
+    assert not certified(view), "nobody vouches for them any longer"
 
 
 def test_adam_conserves_nothing_but_is_accounted_for(spool, examples):

@@ -42,6 +42,14 @@ def companions(model: nn.Module) -> Peers | None:
     return peers if dist.get_process_group_ranks(peers.group or dist.group.WORLD)[0] == 0 else None
 
 
+def may_end_early(model: nn.Module) -> bool:
+    """Tell whether processes may run out of data one after the other (`model.join()`, `Join([model])`).
+
+    One that has goes on in the collectives of gradients alone: any other would meet these there, and end the training.
+    """
+    return bool(getattr(getattr(model, "_join_config", None), "enable", False))
+
+
 def peers_in(group: dist.ProcessGroup | None, device: torch.device) -> Peers | None:
     """Return the processes of a group; None if this one is alone in it."""
     if dist.get_world_size(group) == 1:

@@ -105,15 +105,25 @@ def angle(weight_sq: float, update_sq: float, along: float) -> float:
 def total(motions: Iterable[Motion]) -> Motion:
     """Return the motion of several tensors taken as one vector."""
     parts = list(motions)
+    if len(parts) == 1:
+        return parts[0]
     return Motion(
         sum(part.numbers for part in parts),
-        math.fsum(part.weight_sq for part in parts),
-        math.fsum(part.update_sq for part in parts),
-        math.fsum(part.along_update for part in parts),
-        math.fsum(part.gradient_sq for part in parts),
-        math.fsum(part.along_gradient for part in parts),
+        summed([part.weight_sq for part in parts]),
+        summed([part.update_sq for part in parts]),
+        summed([part.along_update for part in parts]),
+        summed([part.gradient_sq for part in parts]),
+        summed([part.along_gradient for part in parts]),
         sum(part.gradients for part in parts),
     )
+
+
+def summed(values: Iterable[float]) -> float:
+    """Return the exact sum of numbers, rounded once; NaN where it is not a number or beyond float64."""
+    try:
+        return math.fsum(values)
+    except (ValueError, OverflowError):  # infinities of both signs, or a sum beyond float64
+        return math.nan
 
 
 def update_sums(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:

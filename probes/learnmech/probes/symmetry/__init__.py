@@ -14,15 +14,18 @@ from learnmech.probes.symmetry.conservation import (
 )
 from learnmech.probes.symmetry.drift import LinearUpdate, predicted_drift, sgd_update
 from learnmech.probes.symmetry.group import Group, Kind, Part
+from learnmech.probes.symmetry.invariance import Invariant, ScaleInvariance
 from learnmech.probes.symmetry.rescaling import Rescaled, rescaling
 
 __all__ = [
     "Certificates",
     "Group",
+    "Invariant",
     "Kind",
     "LinearUpdate",
     "Part",
     "Rescaled",
+    "ScaleInvariance",
     "candidates",
     "certified",
     "charge_recursion",

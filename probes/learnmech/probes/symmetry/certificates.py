@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 
@@ -30,15 +30,17 @@ class _Record:
     ever: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Certificates:
-    """The certificates of one model.
+    """The certificates of one model, given by one probe.
 
     Attributes:
         looks: Looks in a row that certify.
+        refuses: Whether what fails is looked at no more; False where a look costs nothing.
     """
 
     looks: int = LOOKS
+    refuses: bool = True
     _records: dict[tuple[Kind, str], _Record] = field(default_factory=dict)
     _refused: set[tuple[Kind, str]] = field(default_factory=set)
     _settled: dict[str, Group] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Certificates:
         record = self._records.get(key)
         if record is not None and record.ever:
             record.certified, record.below = False, 0
-        elif record is not None:
+        elif record is not None and self.refuses:
             self._refused.add(key)
             del self._records[key]
 
@@ -106,17 +108,25 @@ class Certificates:
         return [r.group for r in self._records.values() if r.ever]
 
 
-_OF: WeakKeyDictionary[nn.Module, Certificates] = WeakKeyDictionary()
+_OF: WeakKeyDictionary[nn.Module, WeakSet[Certificates]] = WeakKeyDictionary()
 
 
 def publish(model: nn.Module, certificates: Certificates) -> None:
-    """Make the certificates of a model known to whoever asks `certified`."""
+    """Make the certificates of a model known to whoever asks, for as long as whoever gave them has them."""
     with suppress(TypeError):  # a model that cannot be hashed is known to nobody else
-        _OF[model] = certificates
+        _OF.setdefault(model, WeakSet()).add(certificates)
+
+
+def _given(model: nn.Module) -> list[Certificates]:
+    with suppress(TypeError):
+        return list(_OF.get(model, ()))
+    return []
 
 
 def certified(view: TrainingView, kind: Kind | None = None) -> Sequence[Group]:
-    """Return the groups of parameters whose symmetry a `Symmetries` probe of this run has certified.
+    """Return the groups of parameters whose symmetry the probes of this run have certified.
+
+    `Symmetries` certifies all kinds, `WeightDynamics` the scale invariance of whole tensors.
 
     Args:
         view: What a probe sees of the training.
@@ -125,10 +135,19 @@ def certified(view: TrainingView, kind: Kind | None = None) -> Sequence[Group]:
     Returns:
         The groups; none where no such probe runs, or not for long enough.
     """
-    with suppress(TypeError):
-        found = _OF.get(view.model)
-        return [] if found is None else found.certified(kind)
-    return []
+    return certified_of(view.model, kind)
+
+
+def certified_of(model: nn.Module, kind: Kind | None = None) -> list[Group]:
+    """Return what `certified` does, of a model."""
+    found = [group for given in _given(model) for group in given.certified(kind)]
+    return list({(group.kind, group.label): group for group in found}.values())
+
+
+def withdraw(model: nn.Module, group: Group) -> None:
+    """Take back the certificate of a group, whoever gave it."""
+    for given in _given(model):
+        given.withdraw(group)
 
 
 def scale_invariant(view: TrainingView) -> dict[str, int]:
@@ -136,11 +155,13 @@ def scale_invariant(view: TrainingView) -> dict[str, int]:
 
     Returns:
         The number of units that are scale invariant by themselves, by the parameter's name: 1 for the whole tensor, its
-        outputs where BatchNorm follows. Weights that are so together with their bias only are not among them.
+        outputs where BatchNorm follows, if `Symmetries` has looked at them. Weights that are so together with their
+        bias only are not among them.
     """
     found: dict[str, int] = {}
     for group in certified(view, Kind.SCALE):
-        if len(group.parts) == 1 and group.parts[0].parameter in view.parameters:
-            part = group.parts[0]
-            found[part.parameter] = part.of(view.parameters[part.parameter].detach()).shape[0]
+        part = group.parts[0]
+        if len(group.parts) == 1 and part.whole and part.parameter in view.parameters:
+            units = part.of(view.parameters[part.parameter].detach()).shape[0]
+            found[part.parameter] = max(units, found.get(part.parameter, 0))
     return found

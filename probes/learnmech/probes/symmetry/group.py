@@ -49,6 +49,11 @@ class Part:
     steps: Steps = ()
     sign: int = 1
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the parameter."""
+        return not any(method in ("narrow", "select") for method, _ in self.steps)
+
     def of(self, tensor: Tensor) -> Tensor:
         """Return the part of a tensor of the parameter's shape, as [units, elements]."""
         for method, arguments in self.steps:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from learnmech.observables import Status
 from learnmech.probes.changes import Changes
+from learnmech.probes.estimators.weights import summed
 from learnmech.probes.symmetry.account import SAME, Drift
 from learnmech.probes.symmetry.group import Group
 from learnmech.wire import Measurement
@@ -75,17 +76,17 @@ def drift_measurements(
             found.setdefault(scope, []).append(drift)
     for scope, own in found.items():
         many = f"sum_of_{len(own)}"
-        rounding = math.fsum(drift.rounding_sq for drift in own)
-        yield Measurement("charge", math.fsum(drift.charge for drift in own), scope=scope, method=many)
-        change = math.fsum(drift.change for drift in own)
+        rounding = summed(drift.rounding_sq for drift in own)
+        yield Measurement("charge", summed(drift.charge for drift in own), scope=scope, method=many)
+        change = summed(drift.change for drift in own)
         yield Measurement("charge_drift", change, scope=scope, stderr=math.sqrt(rounding), method=many)
         if reason:
             yield from changes.note("charge_drift_predicted", None, scope, reason)
             continue
-        predicted, broken = math.fsum(drift.predicted for drift in own), math.fsum(drift.broken for drift in own)
+        predicted, broken = summed(drift.predicted for drift in own), summed(drift.broken for drift in own)
         yield Measurement("charge_drift_predicted", predicted, scope=scope, stderr=abs(broken), method=method)
-        size = math.fsum(drift.predicted_sq for drift in own)
-        difference = math.fsum(drift.difference_sq for drift in own)
+        size = summed(drift.predicted_sq for drift in own)
+        difference = summed(drift.difference_sq for drift in own)
         if not math.isfinite(size + difference + rounding):
             error, status, why = None, Status.NON_FINITE, "weights or gradients are not finite"
         elif size <= rounding:

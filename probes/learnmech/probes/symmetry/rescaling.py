@@ -1,13 +1,16 @@
 """The test by rescaling: the loss itself, evaluated at weights that the symmetry says are as good."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from learnmech.probes.symmetry.group import Group, Part
+from learnmech.probes.isolation import PureLoss
+from learnmech.probes.probe import TrainingView
+from learnmech.probes.symmetry.certificates import withdraw
+from learnmech.probes.symmetry.group import Group, Kind, Part
 
 FACTOR = 1.01
 """By how much weights are rescaled, once and once more."""
@@ -60,7 +63,7 @@ def rescaled(group: Group, weights: Mapping[str, Tensor], factor: float) -> dict
     """
     moved: dict[str, Tensor] = {}
     for part in group.parts:
-        whole = moved.setdefault(part.parameter, weights[part.parameter].detach().clone())
+        whole = moved.setdefault(part.parameter, _copy(weights[part.parameter]))
         if group.linear:
             _write(part, whole, lambda w: w + (factor - 1.0) * w.square().mean().sqrt())
         else:
@@ -92,18 +95,82 @@ def rescaling(
     repeated = loss({}) - first
     changes = tuple(loss(rescaled(group, weights, c)) - first for c in (factor, factor * factor))
     part = group.parts[0]
-    whole = weights[part.parameter].detach().clone()
+    whole = _copy(weights[part.parameter])
     # as far, in the direction of the same weights in another order, signs alternating
     _write(part, whole, lambda w: w + (factor - 1.0) * _elsewhere(w))
     rounding = (ROUNDING.get(whole.dtype, COARSE) if precise else COARSE) * abs(first)
     return Rescaled((changes[0], changes[1]), loss({part.parameter: whole}) - first, repeated, rounding)
 
 
+class RescalingTests:
+    """Tests certified groups on the loss itself, each once after it was certified.
+
+    At one measurement one group, or all scale-invariant ones that wait, rescaled together: only if these fail is each
+    of them tested by itself.
+
+    Attributes:
+        found: What came out, by kind and label of the group.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[Kind, str], Rescaled] = {}
+        self._apart: set[tuple[Kind, str]] = set()
+
+    def waits(self, group: Group) -> bool:
+        """Tell whether a group was never tested, or has failed and was certified again since."""
+        found = self.found.get((group.kind, group.label))
+        return found is None or found.invariant is False
+
+    def next(self, view: TrainingView, certified: Sequence[Group]) -> None:
+        """Test groups that wait for it, if there are any; what fails loses its certificate.
+
+        Args:
+            view: The training, after an update on `view.batch`.
+            certified: The groups that are certified.
+
+        Raises:
+            Refusal: The loss cannot be evaluated.
+        """  # noqa: DOC502 (raised by `isolate`)
+        waiting = [g for g in certified if self.waits(g) and g.names <= view.parameters.keys()]
+        if not waiting:
+            return
+        chosen = [g for g in waiting if g.kind is Kind.SCALE and (g.kind, g.label) not in self._apart]
+        if len(chosen) > 1:
+            parts = tuple(part for group in chosen for part in group.parts)
+            found = self._test(view, Group(Kind.SCALE, "all of them", parts, "all of them"))
+            if found.invariant is not False:
+                self.found |= {(group.kind, group.label): found for group in chosen}
+            self._apart |= {(group.kind, group.label) for group in chosen}
+            return
+        group = waiting[0]
+        found = self.found[group.kind, group.label] = self._test(view, group)
+        if found.invariant is False:
+            withdraw(view.model, group)
+
+    def _test(self, view: TrainingView, group: Group) -> Rescaled:
+        precise = view.precise
+
+        def work(loss: PureLoss) -> Rescaled:
+            def at(moved: Mapping[str, Tensor]) -> float:
+                tensors = [moved.get(name, leaf) for name, leaf in loss.leaves.items()]
+                with torch.no_grad():
+                    return loss.at(tensors, lambda: float(loss(view.batch)))
+
+            return rescaling(at, group, loss.leaves, precise=precise)
+
+        return view.isolate(work, twice=False)
+
+
+def _copy(weights: Tensor) -> Tensor:
+    return weights.detach().clone(memory_format=torch.contiguous_format)
+
+
 def _write(part: Part, whole: Tensor, change: Callable[[Tensor], Tensor]) -> None:
     """Change a part of a tensor, wherever its elements lie."""
     places = part.of(torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)).reshape(-1)
     flat = whole.view(-1)
-    flat[places] = change(flat[places].double()).to(whole.dtype)
+    wide = torch.complex128 if whole.is_complex() else torch.float64
+    flat[places] = change(flat[places].to(wide)).to(whole.dtype)
 
 
 def _elsewhere(w: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Candidates that concern one layer: scale invariance, and shifts of all outputs alike."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import prod
 
 from torch import Tensor, nn
 
 from learnmech.probes.symmetry.group import Group, Kind, Part, Steps
 from learnmech.probes.symmetry.layers import COLUMN, Layer
+from learnmech.probes.symmetry.layers import layers as layers_of
 
 _WHOLE: tuple[str, tuple[int, ...]] = ("reshape", (1, -1))
 
@@ -45,6 +47,16 @@ def _scales(label: str, produced: tuple[Part, ...], counts: Sequence[int]) -> It
             yield Group(Kind.SCALE, f"{label}{what} in {count} groups", parts, family)
     for some, what in _with_and_without(produced):
         yield Group(Kind.SCALE, f"{label}{what}", tuple(part.then(_WHOLE) for part in some), family)
+
+
+def whole_scales(model: nn.Module) -> Iterator[Group]:
+    """Yield each weight with two or more dimensions as perhaps scale invariant as a whole, without and with its bias.
+
+    What is so unit by unit is so as a whole. Each is a family of its own: while a bias is small both may seem to be.
+    """
+    for group in scale(model, layers_of(model)):
+        if all(part.whole and part.steps[-1:] == (_WHOLE,) for part in group.parts):
+            yield replace(group, family=group.label)
 
 
 def _with_and_without(produced: tuple[Part, ...]) -> list[tuple[tuple[Part, ...], str]]:

@@ -1,0 +1,104 @@
+"""Scale-invariant weights, for probes that have the sums of whole tensors: found, certified, tested by rescaling."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from learnmech.probes.estimators import Motion, total
+from learnmech.probes.estimators.weights import summed
+from learnmech.probes.probe import TrainingView
+from learnmech.probes.symmetry.certificates import Certificates, certified_of, publish
+from learnmech.probes.symmetry.group import Group, Kind
+from learnmech.probes.symmetry.rescaling import RescalingTests
+from learnmech.probes.symmetry.residual import floor, precision_of
+from learnmech.probes.symmetry.single import whole_scales
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """Weights that the loss does not depend on the scale of.
+
+    Attributes:
+        names: The tensors: a weight, or a weight and its bias.
+        motion: What an update did to them as one vector.
+        residual: |<w, g>| / (|w||g|) of its gradient, NaN if there was none.
+    """
+
+    names: tuple[str, ...]
+    motion: Motion
+    residual: float
+
+
+class ScaleInvariance:
+    """Which weights of a model the loss does not depend on the scale of.
+
+    Candidates are all weights that a normalization may follow, without and with their biases. Five looks in a row at
+    which <w, g> = 0 up to rounding and the epsilon of a normalization certify one, three above it take that back; and
+    where the loss may be evaluated, it is at rescaled weights, once. What `Symmetries` has certified counts as well.
+
+    References:
+        van Laarhoven 2017, arXiv 1706.05350; <w, g> = 0: Kunin et al. 2021, arXiv 2012.04728, section 3.
+    """
+
+    def __init__(self) -> None:
+        self._certificates = Certificates(refuses=False)  # the sums are there anyway
+        self._tests = RescalingTests()
+        self._candidates: list[tuple[Group, tuple[str, ...], float]] = []  # with their tensors and largest residuals
+
+    def find(self, view: TrainingView) -> None:
+        """Look for candidates, at the beginning and when parameters have come, gone or changed their type."""
+        self._certificates.offer(whole_scales(view.model))
+        publish(view.model, self._certificates)
+        trained = view.parameters
+        self._candidates = [
+            (group, _names(group), floor(group, precision_of([trained[n] for n in group.names], precise=view.precise)))
+            for group in self._certificates.open()
+            if group.names <= trained.keys()
+        ]
+
+    def look(self, motions: Mapping[str, Motion]) -> None:
+        """Take in what a gradient shows; what has no gradient, or one of zeros, tells nothing."""
+        for group, names, largest in self._candidates:
+            if all(name in motions for name in names):
+                self._certificates.look(group, _residual(names, motions), largest)
+
+    def members(self, model: nn.Module, motions: Mapping[str, Motion], *, tested: bool) -> list[Invariant]:
+        """List what is certified now, by this probe or by another; each weight once, alone if it is so alone.
+
+        Args:
+            model: The model.
+            motions: What is known of its tensors.
+            tested: Whether to leave out what waits for the test by rescaling.
+        """
+        own = self._certificates.certified() if tested else []
+        waiting = {group.label for group in own if self._tests.waits(group)}
+        found: dict[str, tuple[str, ...]] = {}
+        for group in certified_of(model, Kind.SCALE):
+            names = _names(group)
+            if group.label in waiting:
+                continue
+            if all(part.whole for part in group.parts) and all(name in motions for name in names):
+                known = found.get(names[0], names)
+                found[names[0]] = names if len(names) < len(known) else known
+        return [Invariant(n, total(motions[name] for name in n), _residual(n, motions)) for n in found.values()]
+
+    def test(self, view: TrainingView) -> None:
+        """Evaluate the loss at rescaled weights, for what is certified and was not tested.
+
+        Raises:
+            Refusal: The loss cannot be evaluated.
+        """  # noqa: DOC502 (raised by `next`)
+        self._tests.next(view, self._certificates.certified())
+
+
+def _names(group: Group) -> tuple[str, ...]:
+    return tuple(part.parameter for part in group.parts)
+
+
+def _residual(names: Sequence[str], motions: Mapping[str, Motion]) -> float:
+    """Return |sum <w, g>| / sum |w||g| over tensors, as `read_residual` has it; NaN if it is 0/0."""
+    own = [motions[name] for name in names]
+    size = summed([math.sqrt(motion.weight_sq * motion.gradient_sq) for motion in own])
+    return abs(summed([motion.along_gradient for motion in own])) / size if 0.0 < size < math.inf else math.nan
