@@ -22,13 +22,17 @@ from learnmech.probes import GradientNoiseScale, Recorder, Sharpness, WeightDyna
 from learnmech.probes.batch_sharpness import BatchSharpness
 from learnmech.probes.critical_sharpness import CriticalSharpness
 from learnmech.probes.hessian_eigenvalues import HessianEigenvalues
+from learnmech.probes.hessian_noise_scale import HessianNoiseScale
 from learnmech.probes.hessian_spectrum import HessianSpectrum
 from learnmech.probes.loss_change import LossChange
+from learnmech.probes.noise.choice import CUT_EVERY
 from learnmech.probes.probe import Probe
 from learnmech.probes.sharpness_reading import SharpnessReading
 from learnmech.probes.symmetries import Symmetries
 
 ACCUMULATED = "GradientNoiseScale, of 4 micro-batches"
+EXAMPLES, NORMS = "GradientNoiseScale, of single examples", "GradientNoiseScale, of norm layers"
+ONLY = {EXAMPLES: {"mlp", "transformer"}, NORMS: {"transformer"}}  # batch normalization couples examples
 MICRO_BATCHES = 4
 BLOCKS, FEW_BLOCKS = 7, 3
 PATIENCE = 8.0  # seconds for the blocks of one probe on one network, once two are done
@@ -52,7 +56,11 @@ PROBES: dict[str, Callable[[int], Probe | list[Probe]]] = {
     "HessianEigenvalues": lambda n: HessianEigenvalues(every(n)),
     "HessianSpectrum": lambda n: HessianSpectrum(every(n)),
     "GradientNoiseScale": lambda n: GradientNoiseScale(every(n)),
+    "GradientNoiseScale, of a batch cut up": lambda n: GradientNoiseScale(every(n), source="split"),
+    EXAMPLES: lambda n: GradientNoiseScale(every(n), source="examples"),
+    NORMS: lambda n: GradientNoiseScale(every(n), source="norm_layers"),
     ACCUMULATED: lambda n: GradientNoiseScale(every(n), source="pieces"),
+    "HessianNoiseScale": lambda n: HessianNoiseScale(every(n)),
     "WeightDynamics": lambda n: WeightDynamics(every(n)),
     "Symmetries": lambda n: Symmetries(every(n)),
 }
@@ -93,11 +101,14 @@ def compare(name: str, probes: list[Probe], device: str, blocks: int, pieces: in
     plain, recorded, first = [], [], 0.0
     cheap = not probes or pieces > 1 or isinstance(probes[-1], WeightDynamics | Symmetries)
     block = CHEAP if cheap else DEAR
+    if probes and isinstance(probes[-1], GradientNoiseScale) and probes[-1].source in ("auto", "norm_layers"):
+        block = CUT_EVERY  # one of these is cut up, two are exact where the others are of norm layers
     rounds = blocks if probes else 3 * blocks
     with tempfile.TemporaryDirectory() as folder:
         probes = probes or [WeightDynamics(every(10**9, start=10**9))]
-        with Recorder(
-            model, optimizer, loss_fn, probes, sink=f"spool:{folder}", budget=0, accumulation=pieces
+        sink = f"spool:{folder}"
+        with Recorder(  # the one batch stands for many: of a whole data set there is no noise to measure
+            model, optimizer, loss_fn, probes, sink=sink, budget=0, accumulation=pieces, full_batch=False
         ) as recorder:
             for _ in range(5):
                 train(model, batch, optimizer, None)
@@ -105,10 +116,15 @@ def compare(name: str, probes: list[Probe], device: str, blocks: int, pieces: in
             if first > 3 * FIFTY * step_of(model, batch, optimizer):
                 block = DEAREST
             begin = time.perf_counter()
+            watching = [probe for probe in probes if isinstance(probe, GradientNoiseScale)]
             for done in range(rounds):
                 if done >= 2 and time.perf_counter() - begin > PATIENCE:
                     break
+                for probe in watching:
+                    probe.disarm()  # it was told to watch the next step
                 plain.append(seconds(lambda: [train(model, batch, optimizer, None) for _ in range(block)]))
+                if watching:
+                    train(model, batch, optimizer, recorder)
                 recorded.append(seconds(lambda: [train(model, batch, optimizer, recorder) for _ in range(block)]))
     step = statistics.median(plain) / block
     return {
@@ -136,7 +152,8 @@ def measured(device: str, threads: int, *, quick: bool = False) -> str:
         "| probe | model | one measurement | 1 % of the run is one every | first use adds |",
         "| --- | --- | --- | --- | --- |",
     ]
-    cases = [(probe, network) for probe in (None, *PROBES) for network in (list(TASKS)[:1] if quick else TASKS)]
+    networks = list(TASKS)[:1] if quick else list(TASKS)
+    cases = [(probe, n) for probe in (None, *PROBES) for n in networks if n in ONLY.get(probe or "", {n})]
     for probe, network in track(cases, description="probe x model", console=Console(stderr=True)):
         made = [] if probe is None else PROBES[probe](1)
         chosen = made if isinstance(made, list) else [made]

@@ -101,7 +101,7 @@ def train(
     monitor = MechanicsMonitor(
         [
             WeightDynamics(every(settings.every_weights), per_parameter=True),
-            GradientNoiseScale(every(settings.every_noise)),
+            GradientNoiseScale(every(settings.every_noise), source="split"),  # the law needs pairs of batches
             Sharpness(every(settings.every_sharpness)),
         ],
         sink=sink,

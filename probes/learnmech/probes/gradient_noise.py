@@ -1,29 +1,24 @@
 """Gradient noise: |G|^2, tr Sigma and their ratio, from what an update consists of anyway, or from a batch cut up."""
 
-import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from learnmech.laws.batch_size import effective_learning_rate
 from learnmech.probes.groups import scopes
-from learnmech.probes.isolation import Refusal, Skip
+from learnmech.probes.isolation import Skip
+from learnmech.probes.noise.choice import SOURCES, Choice
 from learnmech.probes.noise.examples import LiveExamples
 from learnmech.probes.noise.live import LivePieces, Units
+from learnmech.probes.noise.norm_proxy import NORMS, LiveNorms, NormProxy, only_norms
+from learnmech.probes.noise.rate import rate_of
 from learnmech.probes.noise.scale import HALF_LIFE, NoiseTracker
 from learnmech.probes.noise.split import Split, SplitBatches
+from learnmech.probes.pieces import split as cut
 from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.wire import Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-SOURCES = ("auto", "pieces", "examples", "split")
-
-PATIENCE = 3
-"""Updates in a row from whose pieces nothing could be made, after which that is given up."""
+    from torch import Tensor
 
 
 class GradientNoiseScale(BaseProbe):
@@ -36,11 +31,15 @@ class GradientNoiseScale(BaseProbe):
       backward passes: nothing is evaluated. Measured before averaging, clipping and the optimizer; a loss scale is
       taken out. What was seen is compared with the gradient, and void where it does not add up to it.
     - `examples`: the squared norm of every example's gradient, exactly, from hooks on layers in training's own backward
-      pass: half a step, for linear layers, convolutions, embeddings, norms and attention (see
-      `learnmech.probes.noise.per_example`). For one batch in one process, if asked for by `source="examples"`.
-    - `split_batch`: where an update is one batch in one process, this is cut into four pieces, whose gradients are
-      computed once more. Two batches at the same weights also give `noise_trace_between`, which equals `noise_trace` if
-      the noise of a batch falls as 1/B. Costs two gradients of a batch.
+      pass: 0.65 of a step, for linear layers, convolutions, embeddings, norms and attention (see
+      `learnmech.probes.noise.per_example`). Taken where an update is one batch in one process, every parameter is
+      covered, nothing is compiled, and the loss of a batch was seen to be the mean of those of its examples.
+    - `split_batch`: the batch is cut into four pieces, whose gradients are computed once more: two gradients of a
+      batch, always possible. Two batches at the same weights also give `noise_trace_between`, which equals
+      `noise_trace` if the noise of a batch falls as 1/B: each eighth measurement is made so where examples are taken.
+    - `layer_norm_examples`, only if asked for by `source="norm_layers"`: that of norm layers alone, times a factor
+      fitted to every fourth measurement, which is exact. A proxy, not a measurement: see
+      `learnmech.probes.noise.norm_proxy`.
 
     Estimates are unbiased, |G|^2 may come out negative, and nothing is clamped. Dropout draws other masks for each
     piece, so its noise counts as part of Sigma. `noise_scale` is a ratio of means over an exponential window, never a
@@ -48,15 +47,17 @@ class GradientNoiseScale(BaseProbe):
 
     Args:
         schedule: When to measure, such as `every(20)`; None leaves it to the budget.
-        source: `auto`; `pieces` for processes and micro-batches alone; `examples`; `split` for cutting batches.
+        source: `auto`; `pieces` for processes and micro-batches alone; `examples`, of one batch or of all micro-
+            batches; `norm_layers`; `split` for cutting batches.
         half_life: Measurements after which one counts half in the window.
         per_layer: Whether to measure module types and blocks too, or only the whole model.
         units: Tells how many units the loss of a batch is a mean over, such as `lambda batch: (batch["labels"] !=
             -100).sum()` for tokens; None: its examples. Noise is told per example all the same.
         weighted: True if the training weighs micro-batches and processes by their units; False if all count alike, as
-            under Lightning and `DistributedDataParallel`.
+            under Lightning and `DistributedDataParallel`. What pieces of different sizes contribute must not contradict
+            it.
         split: `split(batch, pieces)` returns a list of smaller batches, where batches cannot be cut along the first
-            dimension of all their tensors.
+            dimension of all their tensors; `auto` takes no single examples then.
         name: Name, if there are two probes of this class.
 
     References:
@@ -81,9 +82,9 @@ class GradientNoiseScale(BaseProbe):
         super().__init__(schedule, name=name)
         if source not in SOURCES:
             raise ValueError(f"GradientNoiseScale(source={source!r}): expected one of {', '.join(map(repr, SOURCES))}")
-        if source == "examples" and (units is not None or weighted):
+        if source in ("examples", "norm_layers") and units is not None:
             raise ValueError(
-                'GradientNoiseScale(source="examples") takes examples that weigh alike; units= and weighted= go with '
+                f'GradientNoiseScale(source="{source}") takes losses that are means over examples; units= goes with '
                 'source="pieces"'
             )
         for argument, value in (("units", units), ("split", split)):
@@ -95,20 +96,24 @@ class GradientNoiseScale(BaseProbe):
         self.units = units
         self.weighted = weighted
         self.split = split
-        self._pieces, self._processes = 1, 1
+        given = "units=" if units is not None else "split=" if split is not None else ""
+        self._choice = Choice(source, f"{given} says that a batch is no row of examples" if given else "")
+        self._passes = 1
         self._tracker = NoiseTracker(half_life)
+        self._proxy = NormProxy()
         self.reset()
 
     def reset(self) -> None:
         """Forget the window, held batches and weights of an earlier run."""
         self._tracker.reset()
+        self._proxy.reset()
+        self._choice.reset()
         self._batches = SplitBatches(self.split)
         self._live: LivePieces | None = None
         self._held: Mapping[str, Tensor] = {}
-        self._failures = 0
-        self._uses = 0
-        self._given_up = ""
-        self._told = ""
+        self._sizes: list[int | None] = []
+        self._told: list[int | None] = []
+        self._cut_at = -1
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave hooks and held weights out of copies and pickles."""
@@ -121,19 +126,27 @@ class GradientNoiseScale(BaseProbe):
             micro_batches: Backward passes of each process.
             processes: Processes that measure together.
         """
-        self._pieces, self._processes = micro_batches * processes, processes
+        self._passes = micro_batches
+        self._choice.expect(micro_batches * processes, processes)
+
+    def refuse_replays(self, reason: str) -> None:
+        """Learn that the loss cannot be evaluated in this run, and measure without it if that is possible."""
+        self._choice.refuse_replays(reason)
 
     @property
     def live(self) -> bool:
         """Whether it measures on the pieces of updates."""
-        return self.source in ("pieces", "examples") or (
-            self.source == "auto" and self._pieces > 1 and not self._given_up
-        )
+        return self._choice.now != "split"
 
     @property
     def watches(self) -> bool:
         """Whether it watches the backward passes."""
         return self.live
+
+    @property
+    def watched(self) -> float:
+        """Seconds of host time that its hooks have taken since it was told to watch; zero once it has measured."""
+        return 0.0 if self._live is None else self._live.seconds
 
     @property
     def moment(self) -> Moment:  # type: ignore[override] # follows from the source
@@ -148,22 +161,40 @@ class GradientNoiseScale(BaseProbe):
     @property
     def collective(self) -> bool:  # type: ignore[override] # follows from the source
         """Whether all processes measure it together."""
-        return self.live and self._processes > 1
+        return self.live and self._choice.processes > 1
 
     def arm(self, view: TrainingView) -> None:
-        """Watch the backward passes of the update that comes next."""
+        """Watch the backward passes of the update that comes next.
+
+        Raises:
+            Skip: It will not be measured from this update's own passes.
+        """
         self.disarm()
-        if self.source == "examples":
-            if view.examples:  # as many as in the update before
-                self._live = LiveExamples(view, batch_size=view.examples, uses=self._uses, per_layer=self.per_layer)
-        elif self.live:
+        self._told = []
+        if view.step == self._cut_at:
+            raise Skip("this step was measured before its update")
+        self._choice.check()
+        source = self._choice.now
+        if source == "pieces":
             self._live = LivePieces(
                 view,
-                expected=self._pieces // self._processes,
+                expected=self._passes,
+                members=self._members(view),
                 units=self.units,
                 weighted=self.weighted,
-                per_layer=self.per_layer,
             )
+            return
+        if self._choice.undecided and not self._choice.inspect(view.model):
+            raise Skip("single examples do not tell")
+        told = self._sizes if len(self._sizes) == self._passes else [view.examples] * self._passes
+        sizes, uses = [size for size in told if size], self._choice.confirmed
+        if len(sizes) < self._passes:
+            raise Skip("there was no update yet that tells how many examples there are")
+        if source == "norm_layers":
+            self._live = LiveNorms(view, sizes=sizes, uses=uses)
+        else:
+            members = self._members(view)
+            self._live = LiveExamples(view, sizes=sizes, members=members, uses=uses, weighted=self.weighted)
 
     def disarm(self) -> None:
         """Let go of hooks and of held weights."""
@@ -173,6 +204,7 @@ class GradientNoiseScale(BaseProbe):
 
     def next_piece(self, batch: Any, examples: int | None) -> None:
         """Take note that the backward pass of a micro-batch has ended."""
+        self._told.append(examples)
         if self._live is not None:
             self._live.next_piece(batch, examples)
 
@@ -191,17 +223,25 @@ class GradientNoiseScale(BaseProbe):
             Skip: Nothing can be said of this update or batch.
         """  # noqa: DOC502 (Skip is raised below)
         try:
+            self._choice.check()
             return self._of_pieces(view) if self.live else self._of_batch(view)
         finally:
+            self._sizes = self._told
             self.disarm()
 
     def notice(self) -> str:
         """Return why a cheaper source was given up, once."""
-        earlier, self._told = self._told, self._given_up
-        return self._told if self._told != earlier else ""
+        return self._choice.notice()
+
+    def _members(self, view: TrainingView) -> Mapping[str, Sequence[str]]:
+        """Return the scopes, and the parameters in each."""
+        found = scopes(view.model, view.parameters)
+        if not self.per_layer:
+            found = {"": found[""]}
+        return found | ({NORMS: list(only_norms(view))} if self.source == "norm_layers" else {})
 
     def _of_pieces(self, view: TrainingView) -> list[Measurement]:
-        live = self._live
+        live, source = self._live, self._choice.now
         if live is None:
             raise Skip("the backward passes of this update were not watched")
         if view.complete:
@@ -209,16 +249,24 @@ class GradientNoiseScale(BaseProbe):
         try:
             tally = live.tally(view)
         except Skip as skip:
-            self._failed(str(skip))
+            self._choice.failed(str(skip), final=bool(live.trouble))
             raise
-        self._failures = 0
-        self._uses += 1
-        method = "examples" if self.source == "examples" else _method(view)
-        precise, population = view.precise, view.dataset_size
-        rate, size = _effective_learning_rate(view), view.update_examples
+        if self._choice.undecided:  # the loss cannot be tested: the batch must at least look like examples
+            cut(view.batch, 2)
+        self._choice.made()
+        method = _method(view) if source == "pieces" else "examples"
+        step, precise, population = view.step, view.precise, view.dataset_size
+        rate, size = rate_of(view), view.update_examples
 
         def build(numbers: list[float]) -> list[Measurement]:
-            parts = live.parts(tally, numbers, precise=precise, population=population)
+            parts = dict(live.parts(tally, numbers, precise=precise, population=population))
+            if source != "pieces":
+                self._choice.judged(live.void)
+            if isinstance(live, LiveNorms):
+                moments = self._tracker.window().moments()
+                return self._proxy.measurements(step, parts[""], live.grad_sq_norm, moments, population)
+            if NORMS in parts:
+                self._proxy.fit(step, parts[""], parts.pop(NORMS))
             return self._tracker.update(
                 parts, method=method, batch_size=size, effective_learning_rate=rate, population=population
             )
@@ -226,29 +274,23 @@ class GradientNoiseScale(BaseProbe):
         view.defer([view.total(tally.row), *live.doubts], build)
         return []
 
-    def _failed(self, why: str) -> None:
-        """Count an update from whose pieces nothing could be made; give up after some in a row."""
-        self._failures += 1
-        if self._failures < PATIENCE:
-            return
-        if self.source != "auto" or self._processes > 1:
-            raise Refusal(f"The noise cannot be told from the pieces of updates: {why}.")
-        self._given_up = f"the pieces of updates do not tell: {why}; batches are cut instead"
-
     def _of_batch(self, view: TrainingView) -> list[Measurement]:
-        members = scopes(view.model, view.parameters)
-        if not self.per_layer:
-            members = {"": members[""]}
-        parts, between, pieces = self._batches.measure(view, self._held, members)
+        parts, between, pieces = self._batches.measure(view, self._held, self._members(view))
+        if NORMS in parts:
+            self._proxy.fit(view.step, parts[""], parts.pop(NORMS))
         found = self._tracker.update(
             parts,
             method=f"split_batch_in_{pieces}",
             batch_size=view.update_examples,
-            effective_learning_rate=_effective_learning_rate(view),
+            effective_learning_rate=rate_of(view),
             population=view.dataset_size,
         )
         if between is not None:
             found.append(Measurement("noise_trace_between", between, method="two_batches"))
+        if self._choice.undecided and self._choice.inspect(view.model):
+            self._choice.tested(self._batches.not_additive(view))
+        self._choice.made()
+        self._cut_at = view.step
         return found
 
 
@@ -256,16 +298,3 @@ def _method(view: TrainingView) -> str:
     if view.processes == 1:
         return "micro_batches"
     return "ranks" if view.micro_batches == 1 else "ranks_and_micro_batches"
-
-
-def _effective_learning_rate(view: TrainingView) -> float | None:
-    """Return eta (1 - tau) / (1 - mu) if all parameters are trained by noisy SGD with one value; None if not."""
-    if view.full_batch or not all(isinstance(optimizer, torch.optim.SGD) for optimizer in view.optimizers):
-        return None
-    groups = [group for optimizer in view.optimizers for group in optimizer.param_groups if group["params"]]
-    if any(isinstance(group["lr"], Tensor) for group in groups):
-        return None  # it is on the device: to read it would wait
-    if any(not 0.0 <= group["momentum"] < 1.0 for group in groups):
-        return None  # the sum of past gradients has no end
-    rates = {effective_learning_rate(group["lr"], group["momentum"], group["dampening"]) for group in groups}
-    return rates.pop() if len(rates) == 1 and all(map(math.isfinite, rates)) else None

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -84,7 +85,8 @@ def plain_name(model: nn.Module, name: str) -> str:
         wraps = isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel) and part == "module"
         if not (wraps or part in _WRAPPERS):
             kept.append(part)
-        module = None if module is None else module._modules.get(part)  # noqa: SLF001 (attributes may be computed)
+        child = getattr(module, "_modules", {}).get(part) if not isinstance(module, torch.jit.ScriptModule) else None
+        module = child if isinstance(child, nn.Module) else None  # of a scripted module the rest of the name is plain
     return _PARAMETRIZED.sub(lambda match: "".join(match.groups()), ".".join(kept))
 
 

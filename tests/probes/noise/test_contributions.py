@@ -237,7 +237,7 @@ def test_sums_add_up_over_micro_batches_and_processes():
     for a, b in pairs:
         assert a.noise_trace == pytest.approx(b.noise_trace, rel=1e-12)
         assert a.grad_sq_norm == pytest.approx(b.grad_sq_norm, rel=1e-12)
-    with pytest.raises(ValueError, match="expected 13 numbers"):
+    with pytest.raises(ValueError, match="expected 16 numbers"):
         estimates(reduced.tolist(), whole.tolist()[:2])
 
 

@@ -11,6 +11,7 @@ from learnmech.probes import (
     BatchSharpness,
     CriticalSharpness,
     HessianEigenvalues,
+    HessianNoiseScale,
     HessianSpectrum,
     LossChange,
     Recorder,
@@ -21,7 +22,15 @@ from learnmech.probes import (
 FORWARDS = {"loss_change", "critical_step", "critical_sharpness"}
 """What needs values of the loss alone, which a constant has too."""
 SCOPES = ("", "1", "0.5", "top_5")
-PROBES = (Sharpness, BatchSharpness, LossChange, CriticalSharpness, HessianEigenvalues, HessianSpectrum)
+PROBES = (
+    Sharpness,
+    BatchSharpness,
+    LossChange,
+    CriticalSharpness,
+    HessianEigenvalues,
+    HessianSpectrum,
+    HessianNoiseScale,
+)
 
 
 class Net(nn.Module):

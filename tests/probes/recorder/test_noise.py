@@ -21,7 +21,8 @@ def test_noise_agrees_with_all_per_example_gradients(mean_square, spool):
         exact_trace = float(gradients.var(dim=0, unbiased=True).sum())
         exact_square = float(gradients.mean(dim=0).square().sum())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with Recorder(model, optimizer, mean_square, [GradientNoiseScale(every(1))], sink=spool.url) as recorder:
+    probes = [GradientNoiseScale(every(1), source="split")]
+    with Recorder(model, optimizer, mean_square, probes, sink=spool.url) as recorder:
         for _ in range(200):
             index = torch.randint(0, 2000, (30,), generator=generator)  # 30 is not a multiple of the pieces
             batch = (x[index], y[index])
@@ -62,7 +63,8 @@ def test_a_batch_that_is_the_data_set_has_its_gradient_exactly(mean_square, spoo
 def test_noise_of_a_small_or_odd_batch(mean_square, spool):
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with Recorder(model, optimizer, mean_square, [GradientNoiseScale(every(1))], sink=spool.url) as recorder:
+    probes = [GradientNoiseScale(every(1), source="split")]
+    with Recorder(model, optimizer, mean_square, probes, sink=spool.url) as recorder:
         for size in (8, 3, 1, 8, 1, 1, 1):
             batch = (torch.randn(size, 2), torch.randn(size, 1))
             optimizer.zero_grad()

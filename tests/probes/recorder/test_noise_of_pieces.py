@@ -163,3 +163,14 @@ def test_examples_that_layers_do_not_tell_apart_are_refused_with_the_reason(spoo
     (refusal,) = [m for _, m in run.all("noise_trace")]
     assert refusal.status == "unsupported"
     assert "depend on the others of its batch" in refusal.reason
+
+
+@pytest.mark.parametrize(("weights", "declared"), [((12 / 46, 4 / 46, 30 / 46), False), ((1 / 3, 1 / 3, 1 / 3), True)])
+def test_micro_batches_that_are_not_weighed_as_declared(spool, weights, declared, noisy):
+    model, x, y = noisy.task()
+    probes = [GradientNoiseScale(every(1), weighted=declared)]
+    run = noisy.train(spool, model, x, y, steps=40, sizes=(12, 4, 30), weights=weights, probes=probes)
+    last = [m for _, m in run.all("noise_trace")][-1]
+    assert (last.status, last.value) == ("undetermined", None)
+    assert "weighted=True" in last.reason
+    assert ("leave out" in last.reason) == declared

@@ -17,15 +17,17 @@ def objective_of(
     *,
     weights: Sequence[float] | None = None,
     parameters: Sequence[Tensor] | None = None,
+    draw: int = 0,
 ) -> Objective:
     """Return the mean of an isolated loss over all examples; usable inside `learnmech.probes.isolation.isolated` only.
 
     Args:
         loss: The isolated loss.
-        batches: Batches for it. The i-th one is evaluated with the i-th fixed state of the random streams.
+        batches: Batches for it. The i-th one is evaluated with the (draw + i)-th fixed state of the random streams.
         weights: Number of examples of each batch. None: the first dimension of the first tensor in the batch (see
             `learnmech.probes.isolation.counting.examples`); a single batch needs none.
         parameters: Where to take it, a leaf for each of the loss's; None: at the loss's own.
+        draw: State of the random streams for the first batch; see `PureLoss`.
 
     Raises:
         ValueError: There are no batches, or their sizes cannot be told.
@@ -37,7 +39,7 @@ def objective_of(
         weights = _counted(batches)
     return Objective(
         list(loss.leaves.values()) if parameters is None else parameters,
-        [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches)],
+        [partial(_evaluate, loss, batch, index) for index, batch in enumerate(batches, start=draw)],
         names=list(loss.leaves),
         weights=weights,
         inside=loss.at,

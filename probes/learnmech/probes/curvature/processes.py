@@ -27,6 +27,7 @@ def objective_in(
     *,
     weights: Sequence[float] | None = None,
     held: Mapping[str, Tensor] | None = None,
+    draw: int = 0,
 ) -> Objective:
     """Return the mean loss over all examples, in all processes, of `batches`.
 
@@ -35,6 +36,7 @@ def objective_in(
         batches: This process's batches. With whole parameters there may be none in some process.
         weights: Number of examples of each batch of this process. None: counted.
         held: Weights to take it at (of sharded ones this process's part), by name; one that is missing is the model's.
+        draw: State of the random streams for this process's first batch: 0 is what training itself would draw next.
 
     Raises:
         ValueError: There are no batches, or their sizes cannot be told.
@@ -42,13 +44,13 @@ def objective_in(
     """  # noqa: DOC502 (raised below)
     if isinstance(loss, ShardedLoss):
         shards = [(held or {}).get(name, shard) for name, shard in loss.shards.items()]
-        return ShardedObjective(loss, batches, loss.peers, weights=weights, shards=shards)
+        return ShardedObjective(loss, batches, loss.peers, weights=weights, shards=shards, draw=draw)
     parameters = None
     if held:
         parameters = [held.get(name, leaf).detach().requires_grad_() for name, leaf in loss.leaves.items()]
     if isinstance(loss, SharedLoss):
-        return SharedObjective(loss, batches, weights=weights, parameters=parameters)
-    return objective_of(loss, batches, weights=weights, parameters=parameters)
+        return SharedObjective(loss, batches, weights=weights, parameters=parameters, draw=draw)
+    return objective_of(loss, batches, weights=weights, parameters=parameters, draw=draw)
 
 
 def operator_on(

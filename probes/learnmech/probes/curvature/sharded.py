@@ -39,6 +39,7 @@ class ShardedObjective(Objective):
         peers: The processes.
         weights: Number of examples n_ri of each batch. None: the first dimension of the first tensor in the batch.
         shards: Where to take it, a shard for each of the loss's; None: at the loss's own.
+        draw: State of the random streams for this process's first batch.
 
     Attributes:
         pure: The isolated loss.
@@ -57,6 +58,7 @@ class ShardedObjective(Objective):
         *,
         weights: Sequence[float] | None = None,
         shards: Sequence[Tensor] | None = None,
+        draw: int = 0,
     ) -> None:
         counts = peers.attempt(lambda: _counts(batches, weights))
         rounds = int(max(peers.gathered(float(len(batches)))))
@@ -67,6 +69,7 @@ class ShardedObjective(Objective):
         self.weights = shares
         self.pure = loss
         self.peers = peers
+        self._draw = draw
         self.batches = [*batches, *[batches[0]] * (rounds - len(batches))]
         self._pieces = dict(zip(self.names, self.sizes, strict=True))
         self.resolution = max(self.resolution, loss.resolution)
@@ -114,7 +117,7 @@ class ShardedObjective(Objective):
         return self.pure.at([shard.detach() for shard in self.moved(direction, distance)], work)
 
     def _forward(self, index: int) -> Tensor:
-        return self.pure(self.batches[index], draw=index)
+        return self.pure(self.batches[index], draw=self._draw + index)
 
     def _mean(self, losses: Sequence[float]) -> Tensor:
         own = math.fsum(weight * loss for weight, loss in zip(self.weights, losses, strict=True) if weight > 0)

@@ -61,6 +61,7 @@ class SharedObjective(Objective):
         batches: This process's batches; there may be none, and those without examples are left out.
         weights: Number of examples n_ri of each batch. None: the first dimension of the first tensor in the batch.
         parameters: Where to take it, a leaf for each of the loss's; None: at the loss's own.
+        draw: State of the random streams for this process's first batch.
 
     Attributes:
         mine: The mean loss over this process's own examples; None if it has none.
@@ -79,6 +80,7 @@ class SharedObjective(Objective):
         *,
         weights: Sequence[float] | None = None,
         parameters: Sequence[Tensor] | None = None,
+        draw: int = 0,
     ) -> None:
         leaves = list(loss.leaves.values()) if parameters is None else list(parameters)
         super().__init__(leaves, [nothing], names=list(loss.leaves))
@@ -92,7 +94,8 @@ class SharedObjective(Objective):
             if not filled:
                 return None, 0.0
             own = [count for _, count in filled]
-            return objective_of(loss, [batch for batch, _ in filled], weights=own, parameters=leaves), sum(own)
+            chosen = [batch for batch, _ in filled]
+            return objective_of(loss, chosen, weights=own, parameters=leaves, draw=draw), sum(own)
 
         self.mine, count = self.peers.attempt(local)
         self.peers.same(float(self.space.size), "the number of trained parameters")

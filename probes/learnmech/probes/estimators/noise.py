@@ -49,6 +49,9 @@ class NoiseParts:
         pieces: Pieces K.
         status: Whether there are estimates.
         reason: Why there are none.
+        lean: By how much large pieces contribute more, or less, than their weights have it; negative if they do not.
+            NaN where sizes are alike, or not known.
+        weighted: Whether pieces of unlike sizes have unlike weights.
     """
 
     grad_sq_norm: float
@@ -57,6 +60,8 @@ class NoiseParts:
     pieces: int = 0
     status: Status = Status.OK
     reason: str = ""
+    lean: float = math.nan
+    weighted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Design:
         inverse_sq: sum w_k^2 / n_k.
         units: sum n_k.
         examples: Examples in all pieces: as many as units, or fewer where units are parts of examples.
+        units_sq: sum n_k^2; NaN: not known.
     """
 
     pieces: float
@@ -82,6 +88,7 @@ class Design:
     inverse_sq: float
     units: float
     examples: float
+    units_sq: float = math.nan
 
     @classmethod
     def of(cls, sizes: Sequence[float]) -> "Design":
@@ -91,7 +98,8 @@ class Design:
         19
         """
         total = sum(sizes)
-        return cls(len(sizes), total, sum(size**2 for size in sizes), len(sizes), total, total, total)
+        squares = sum(size**2 for size in sizes)
+        return cls(len(sizes), total, squares, len(sizes), total, total, total, squares)
 
     def trouble(self) -> str:
         """Say why nothing can be estimated from such pieces; '' if it can."""

@@ -1,10 +1,17 @@
 """A ratio of two noisy means, with an interval that stays honest when the denominator is not resolved."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from learnmech.laws.fieller import fieller
 from learnmech.laws.statistics import student_t
+
+STRETCH = 1.5
+"""By how much of its estimated lag an interval is widened. The estimate scatters by 0.7 (a long window) to 1.7 (a young
+one) times the standard error of the mean, and sees only the straight part of a drift. Coverage of the truth of the
+moment, 60 cases of 800 windows (drifts of 0, 0.2 and 1 % a measurement, up and down; 6 to 200 measurements; signal to
+noise 0.3 to 32): 95 to 97 % without drift, 89 % or more with any. A stretch of 1 left 64 %; with 2, windows of a weak
+signal gave a number a sixth less often, and only 90 % came of it. Without widening it was 0 to 96 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,9 @@ class Moments:
         var_a: Unbiased variance of one numerator.
         var_b: Unbiased variance of one denominator.
         cov: Unbiased covariance of the two.
+        level_a: Where the weighted straight line through the numerators ends: their mean of the moment, as far as they
+            drift evenly. NaN: not known.
+        level_b: The same of the denominators.
     """
 
     count: float = 0.0
@@ -29,11 +39,14 @@ class Moments:
     var_a: float = math.nan
     var_b: float = math.nan
     cov: float = math.nan
+    level_a: float = math.nan
+    level_b: float = math.nan
 
     @property
     def swapped(self) -> "Moments":
         """The moments of (b, a)."""
-        return Moments(self.count, self.degrees, self.mean_b, self.mean_a, self.var_b, self.var_a, self.cov)
+        means, variances, levels = (self.mean_b, self.mean_a), (self.var_b, self.var_a), (self.level_b, self.level_a)
+        return Moments(self.count, self.degrees, *means, *variances, self.cov, *levels)
 
     def standard_errors(self) -> tuple[float, float]:
         """Return the standard errors of both means; infinite for fewer than two pairs."""
@@ -110,3 +123,52 @@ def ratio_of(moments: Moments, factor: float = math.inf) -> Ratio:
         return Ratio(value, True, determined, lower, upper, at_least=max(lower, 0.0), stderr=stderr, count=n)
     at_least = 0.0 if lower >= 0.0 or math.isinf(upper) else max(upper, 0.0)
     return Ratio(value, False, False, lower, upper, at_least=at_least, stderr=None, count=n)
+
+
+def ratio_now(moments: Moments, factor: float = math.inf) -> Ratio:
+    """Return the ratio of the moment, where numerators and denominators may drift: `ratio_of`, less its lag.
+
+    The ratio R of the weighted means belongs to the mean age of the pairs. Straight lines through both end at the ratio
+    R' of the moment, as far as the drift is even; the lag is R' / R, which noise alone makes differ from 1. The
+    interval is stretched by `STRETCH` times that, on the side it points to, and the value goes to the new middle:
+
+        lower (R'/R)^1.5 if R' < R,    upper (R'/R)^1.5 if R' > R,    R (R'/R)^0.75
+
+    and with an infinite `factor`, where the ratio may have any sign, the same by differences: upper + 1.5 (R' - R).
+
+    Args:
+        moments: Of the pairs (a, b), with their levels.
+        factor: As in `ratio_of`.
+    """
+    past, a, b = ratio_of(moments, factor), moments.level_a, moments.level_b
+    if math.isinf(factor):
+        return _by_differences(past, a / b - past.value if b else math.nan)
+    if not a > 0.0:
+        return past
+    if not past.bounded:
+        if not past.at_least > 0.0:
+            return past
+        # the bound is an end of b / a, which has a middle where a / b has none
+        end = 1.0 / past.at_least + STRETCH * max(b / a - moments.mean_b / moments.mean_a, 0.0)
+        return replace(past, at_least=1.0 / end)
+    if not past.value > 0.0:
+        return past
+    if not b > 0.0:  # the line of the denominators has come down to zero: everything from the lower end on
+        return replace(past, bounded=False, determined=False, lower=-math.inf, upper=past.at_least, stderr=None)
+    lag = a / b / past.value
+    lower, upper = past.lower * min(lag, 1.0) ** STRETCH, past.upper * max(lag, 1.0) ** STRETCH
+    return _moved(past, past.value * lag ** (STRETCH / 2), lower, upper, lower > 0.0 and upper <= factor * lower)
+
+
+def _by_differences(past: Ratio, lag: float) -> Ratio:
+    if not past.bounded or not math.isfinite(lag):
+        return past
+    lower, upper = past.lower + STRETCH * min(lag, 0.0), past.upper + STRETCH * max(lag, 0.0)
+    return _moved(past, past.value + STRETCH / 2 * lag, lower, upper, determined=True)
+
+
+def _moved(past: Ratio, value: float, lower: float, upper: float, determined: bool) -> Ratio:
+    width = past.upper - past.lower
+    stderr = past.stderr * (upper - lower) / width if past.stderr and width else past.stderr
+    least = max(lower, 0.0)
+    return replace(past, value=value, determined=determined, lower=lower, upper=upper, at_least=least, stderr=stderr)

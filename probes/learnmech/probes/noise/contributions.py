@@ -14,10 +14,15 @@ from learnmech.probes.estimators.noise import Design, NoiseParts, noise_parts
 Number = float | Tensor
 """A number, or a scalar tensor where it is only known to the device (a count of tokens): it is not waited for."""
 
-COLUMNS = 3
-"""Columns of `Sums.squares`: sum |h_k|^2, sum |h_k|^2 / w_k, and how many pieces have a square that is not finite."""
+COLUMNS = 4
+"""Columns of `Sums.squares`: sum |h_k|^2, sum |h_k|^2 / w_k, sum n_k |h_k|^2, and how many pieces have a square that is
+not finite."""
 
-SCALARS = 7
+UNLIKE = 0.01
+"""Squared coefficient of variation of sizes from which pieces differ: weighing them wrongly puts tr Sigma off by about
+as much."""
+
+SCALARS = 8
 """Fields of `Design`, in their order."""
 
 
@@ -43,7 +48,7 @@ class Sums:
         device: Where the squared norms are.
 
     Attributes:
-        squares: The three sums of each scope, in float64 where the device has it. [scopes, 3]
+        squares: The four sums of each scope, in float64 where the device has it. [scopes, 4]
         scalars: Fields of `Design`.
     """
 
@@ -95,13 +100,14 @@ class Sums:
             if isinstance(weight, Tensor):
                 counts = (weight > 0).to(squares)
                 squares = torch.where(weight > 0, squares, torch.zeros_like(squares))
-            columns = (squares, _share(squares, weight), ~squares.isfinite())
+            columns = (squares, _share(squares, weight), squares * units, ~squares.isfinite())
             self.squares += torch.stack([column.sum(dim=1).to(squares) for column in columns], dim=1)
             terms = (counts, weight, weight**2, _share(weight, units), _share(weight**2, units))
+            sizes = (units * counts, examples * counts, units**2 * counts)
             pieces = squares.shape[1]
             self.scalars = [
                 total + (term.sum() if isinstance(term, Tensor) and term.dim() else term * pieces)
-                for total, term in zip(self.scalars, (*terms, units * counts, examples * counts), strict=True)
+                for total, term in zip(self.scalars, (*terms, *sizes), strict=True)
             ]
 
     def _here(self, value: Number) -> Number:
@@ -178,11 +184,46 @@ def estimates(
     design = Design(*row[-SCALARS:])
     found = []
     for scope, total in enumerate(whole):
-        own, weighted, broken = (value for value in row[scope * COLUMNS : (scope + 1) * COLUMNS])
+        own, weighted, sized, broken = (value for value in row[scope * COLUMNS : (scope + 1) * COLUMNS])
         # c_k = w_k / W, hence sum |h_k|^2 / c_k = W sum |h_k|^2 / w_k
         spread = design.weight * weighted - total
         parts = noise_parts(total / scale**2, own / scale**2, spread / scale**2, design, population=population)
+        parts = replace(parts, lean=_lean(own, sized, design), weighted=_weighted(design))
         if parts.status is Status.NON_FINITE and broken:
             parts = replace(parts, reason=f"the gradient of {broken:.0f} of {design.pieces:.0f} pieces is not finite")
         found.append(parts)
     return found
+
+
+def _weighted(design: Design) -> bool:
+    """Tell whether pieces of unlike sizes have unlike weights."""
+    return design.weight_sq * design.pieces > design.weight**2 * (1.0 + UNLIKE)
+
+
+def _lean(own: float, sized: float, design: Design) -> float:
+    """Say whether large pieces contribute as much more than small ones as their weights have it.
+
+    |h_k|^2 has the mean c_k^2 (|G|^2 + tr Sigma / n_k): it falls with the size n_k where all pieces weigh alike, and
+    rises with it at least as n_k does where they weigh n_k. So the mean of |h_k|^2 with weights n_k is
+
+        z = (K sum n_k |h_k|^2) / (N sum |h_k|^2) - 1,    E z <= 0 or E z >= V
+
+    more than the mean without, where V is the squared coefficient of variation of the sizes. In the middle it is z =
+    V / 2, from which the lean is counted: negative if the weights are right.
+
+    Args:
+        own: sum |h_k|^2.
+        sized: sum n_k |h_k|^2.
+        design: Weights and sizes of the pieces.
+
+    Returns:
+        The lean; NaN if there is nothing to compare.
+    """
+    pieces, units = design.pieces, design.units
+    if pieces < 2 or not own > 0.0 or not math.isfinite(sized) or not units > 0.0:
+        return math.nan
+    unlike = design.units_sq * pieces / units**2 - 1.0  # V
+    if not unlike > UNLIKE:
+        return math.nan
+    excess = pieces * sized / (units * own) - 1.0
+    return unlike / 2.0 - excess if _weighted(design) else excess - unlike / 2.0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from learnmech.probes.distributed.fsdp import is_shard, local, mesh_of
 from learnmech.probes.estimators.squares import square_sum
+from learnmech.probes.noise.hook_time import HookTime
 
 WITNESSES = 8
 """Parameters of which some numbers are added up, to compare the sum of what was seen with the gradient itself."""
@@ -89,6 +90,7 @@ class LeafHooks:
         self._sums: dict[str, Tensor] = {}
         self._pending: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._hooks: list[Any] = []
+        self._time = HookTime()
         self._met: set[int] = set()
         self._told = False
 
@@ -99,13 +101,18 @@ class LeafHooks:
             if not is_shard(parameter):
                 self._hook(name, parameter)
         for module, names in self._homes:
-            self._hooks.append(module.register_forward_pre_hook(self._meeting(names)))
+            self._hooks.append(module.register_forward_pre_hook(self._time.of(self._meeting(names))))
 
     def disarm(self) -> None:
         """Stop looking."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._met, self._pending = [], set(), {}
+
+    @property
+    def seconds(self) -> float:
+        """Host time that the hooks have taken."""
+        return self._time.seconds
 
     def next_piece(self) -> None:
         """Tell that a backward pass has ended, and that the next one is of another piece."""
@@ -163,7 +170,8 @@ class LeafHooks:
                 self._add(name, *seen)
 
         hookable: Any = leaf  # torch leaves these methods untyped
-        self._hooks += [hookable.register_hook(look), hookable.register_post_accumulate_grad_hook(added)]
+        timed = self._time.of
+        self._hooks += [hookable.register_hook(timed(look)), hookable.register_post_accumulate_grad_hook(timed(added))]
 
     def _meeting(self, names: Mapping[str, str]) -> Any:
         def meet(module: nn.Module, _: Any) -> None:

@@ -12,7 +12,6 @@ from learnmech.observables import Status
 from learnmech.probes.distributed.fsdp import is_shard, local
 from learnmech.probes.estimators.noise import NoiseParts
 from learnmech.probes.estimators.squares import square_sum
-from learnmech.probes.groups import scopes
 from learnmech.probes.isolation import Skip
 from learnmech.probes.noise.contributions import Sums, estimates
 from learnmech.probes.noise.leaves import LeafHooks, Seen, sent
@@ -51,16 +50,25 @@ class LivePieces:
         expected: Micro-batches of a usual update in this process.
         units: Tells the units of a batch (tokens, say); None: its examples.
         weighted: True if the training weighs micro-batches (and processes) by their units, False if all count alike.
-        per_layer: Whether to keep scopes apart, or only the whole model.
+        members: Scopes, and the parameters in each.
     """
 
     def __init__(
-        self, view: TrainingView, *, expected: int, units: Units | None, weighted: bool, per_layer: bool
+        self,
+        view: TrainingView,
+        *,
+        expected: int,
+        members: Mapping[str, Sequence[str]],
+        units: Units | None = None,
+        weighted: bool = False,
     ) -> None:
+        self.void = ""
+        """Why the latest row was not to be used, for a reason that may be there again."""
+        self.factor = math.nan
+        """What the gradient that was looked at is to be multiplied with, so that clipping and a loss scale are out."""
         self._names = list(view.parameters)
-        found = scopes(view.model, view.parameters)
-        self.scopes = list(found) if per_layer else [""]
-        self._members = {scope: found[scope] for scope in self.scopes}
+        self.scopes = list(members)
+        self._members = members
         self._membership = _membership(self._members, self._names, view.parameters)
         self._expected = expected
         self._units = units
@@ -76,6 +84,11 @@ class LivePieces:
     def trouble(self) -> str:
         """Why nothing could be made of what was seen."""
         return self._hooks.trouble
+
+    @property
+    def seconds(self) -> float:
+        """Host time that the hooks have taken."""
+        return self._hooks.seconds
 
     def close(self) -> None:
         """Stop watching."""
@@ -175,12 +188,15 @@ class LivePieces:
         reason = _mismatch(witness, whole[0], precise=precise) or self.judge(numbers[len(tally.row) :])
         if not reason and self._clippable and self._loss_scale is None and witness.changed:
             reason = UNKNOWN_FACTOR.format(witness.factor)
+        self.void = reason if 0 < whole[0] < math.inf else ""
         if reason:
             nan = float("nan")
-            return {scope: NoiseParts(nan, nan, nan, 0, Status.UNDETERMINED, reason) for scope in self.scopes}
+            status = Status.UNDETERMINED if math.isfinite(whole[0]) else Status.NON_FINITE
+            return {scope: NoiseParts(nan, nan, nan, 0, status, reason) for scope in self.scopes}
         seen = [value * witness.factor**2 for value in whole]  # |g|^2 as it was when the pieces were seen
         # a known loss scale is out already, and what is left is clipping; before clipping it is all there is
         scale = witness.factor if self._loss_scale is None else 1.0
+        self.factor = witness.factor / scale
         found = estimates(sums, seen, population=population, scale=scale)
         return dict(zip(self.scopes, found, strict=True))
 
@@ -217,7 +233,7 @@ def _column(numbers: Sequence[float | Tensor], device: torch.device) -> float | 
 def _mismatch(witness: Witness, square: float, *, precise: bool) -> str:
     """Say why what was seen is not what the gradient, of this squared norm, is made of; '' if it is."""
     if not 0 < square < math.inf:
-        return "the gradient is zero or not finite"
+        return "the gradient is zero" if square == 0.0 else "the gradient is not finite"
     if not witness.factor > 0:
         return "the numbers of the gradient that are compared with what was seen are all zero or not finite"
     if witness.rest > (EXACT if precise else COARSE):

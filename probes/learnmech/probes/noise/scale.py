@@ -8,7 +8,9 @@ from learnmech.laws.batch_size import propagated, speedup, temperature
 from learnmech.laws.statistics import Interval
 from learnmech.observables import Status
 from learnmech.probes.estimators.noise import NoiseParts
-from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_of
+from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_now, ratio_of
+from learnmech.probes.noise.surges import Surges, Verdict
+from learnmech.probes.noise.weighing import Weighing, without_estimates
 from learnmech.probes.noise.window import RESOLVED, ExponentialWindow
 from learnmech.wire import Measurement
 
@@ -27,10 +29,13 @@ class NoiseTracker:
 
     Measures, in each scope: `noise_trace` and `grad_sq_norm` of the update itself, with the standard error that their
     scatter shows; `noise_scale`, the ratio of their means over the window, a number only while its 95 % interval spans
-    no more than a factor, otherwise `undetermined` with what bounds it; `signal_to_noise`. In the scope '' of the whole
+    no more than a factor, otherwise `undetermined` with what bounds it; `signal_to_noise`. Both are for the moment: how
+    far the window seems to lag behind a drift widens their intervals. In the scope '' of the whole
     model also `doubling_speedup`, and `temperature` where the optimizer has one: that is 4 numbers a scope, and 2.
 
-    An update without estimates leaves the windows as they are, and is reported.
+    An update without estimates leaves the windows as they are, and is reported; so does one whose gradient is far out
+    of line (`learnmech.probes.noise.surges`). Where the pieces of updates contradict the weights that they are said to
+    have, nothing is estimated, and what came of such weights before is forgotten.
 
     Args:
         half_life: Measurements after which one counts half.
@@ -39,13 +44,18 @@ class NoiseTracker:
 
     def __init__(self, half_life: float = HALF_LIFE, factor: float = RESOLVED) -> None:
         self._windows: dict[str, ExponentialWindow] = {}
+        self._surges: dict[str, Surges] = {}
         self._half_life = half_life
         self._factor = factor
-        ExponentialWindow(half_life)  # a wrong half-life is told now, not in training
+        self._weighing = Weighing(half_life)  # a wrong half-life is told now, not in training
+        self._contradicted = False
 
     def reset(self) -> None:
         """Forget all measurements."""
         self._windows.clear()
+        self._surges.clear()
+        self._weighing.reset()
+        self._contradicted = False
 
     def window(self, scope: str = "") -> ExponentialWindow:
         """Return the window of pairs (tr Sigma, |G|^2) of a scope."""
@@ -71,12 +81,18 @@ class NoiseTracker:
             population: Examples of the data set, where batches are drawn from it without replacement.
         """
         found = []
+        contradiction = self._weighing.contradicted(parts[""]) if "" in parts else ""
+        if contradiction:
+            if not self._contradicted:
+                self._windows.clear()
+            parts = without_estimates(parts, contradiction)
+        self._contradicted = bool(contradiction)
         for scope, part in parts.items():
             if part.status is not Status.OK:
                 found += self._nothing(scope, part, method)
                 continue
             window = self.window(scope)
-            window.append(part.noise_trace, part.grad_sq_norm)
+            self._take(scope, part, window)
             known = _Known.of(window, self._factor)
             batch = batch_size or part.batch_size
             windowed = f"{method}_window_of_{known.moments.count:.0f}"
@@ -88,6 +104,19 @@ class NoiseTracker:
                 if effective_learning_rate is not None:
                     found.append(_temperature(known, batch, effective_learning_rate, population, windowed))
         return found
+
+    def _take(self, scope: str, part: NoiseParts, window: ExponentialWindow) -> None:
+        """Put the estimates of one update into a window, unless they are out of line."""
+        means = window.moments()
+        size = abs(part.grad_sq_norm) + part.noise_trace / part.batch_size
+        usual = abs(means.mean_b) + means.mean_a / part.batch_size
+        verdict = self._surges.setdefault(scope, Surges()).judge(size, usual, window.count)
+        if verdict is Verdict.LEAVE:
+            window.left_out += 1
+            return
+        if verdict is Verdict.BEGIN:
+            window.clear()
+        window.append(part.noise_trace, part.grad_sq_norm)
 
     def _nothing(self, scope: str, part: NoiseParts, method: str) -> list[Measurement]:
         value = math.nan if part.status is Status.NON_FINITE else None
@@ -105,7 +134,7 @@ class _Known:
     Attributes:
         window: The window.
         moments: Of its pairs (tr Sigma, |G|^2).
-        ratio: Their ratio, the noise scale.
+        ratio: Their ratio of the moment, the noise scale.
         factor: What it is determined to, if it is.
     """
 
@@ -118,7 +147,7 @@ class _Known:
     def of(cls, window: ExponentialWindow, factor: float) -> "_Known":
         """Look at a window."""
         moments = window.moments()
-        return cls(window, moments, ratio_of(moments, factor), factor)
+        return cls(window, moments, ratio_now(moments, factor), factor)
 
     def trouble(self) -> str:
         """Say why the noise scale is not determined, and what is known of it all the same."""
@@ -134,7 +163,9 @@ class _Known:
             return "|G|^2 came out negative beyond its error: the pieces are not independent"
         if ratio.lower <= 0.0:
             return f"tr Sigma is not resolved from zero: the noise scale is at most {ratio.upper:.3g}"
-        return f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {self.factor:g} apart"
+        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {self.factor:g} apart"
+        past = ratio_of(self.moments, self.factor)
+        return f"it seems to drift: {past.value:.3g} over the window, {apart} now" if past.determined else apart
 
 
 def _parts(scope: str, part: NoiseParts, known: _Known, method: str) -> list[Measurement]:
@@ -161,7 +192,7 @@ def _scale(scope: str, known: _Known, method: str) -> Measurement:
 
 
 def _signal(scope: str, known: _Known, batch: float, method: str) -> Measurement:
-    ratio = ratio_of(known.moments.swapped)
+    ratio = ratio_now(known.moments.swapped)
     if ratio.stderr is not None:
         value, error = batch * ratio.value, batch * ratio.stderr
         return Measurement("signal_to_noise", value, scope=scope, stderr=error, method=method)

@@ -10,6 +10,7 @@ from learnmech.probes.context import batch_coupling
 from learnmech.probes.estimators.noise import NoiseParts, noise_between, noise_from_pieces
 from learnmech.probes.isolation import PureLoss, Refusal, Skip
 from learnmech.probes.isolation.batch import clone, tensors
+from learnmech.probes.noise.additive import not_additive
 from learnmech.probes.pieces import REMEDY, count, split
 from learnmech.probes.probe import TrainingView
 
@@ -83,6 +84,11 @@ class SplitBatches:
         groups = [[names.index(name) for name in scope if name in names] for scope in members.values()]
         parts = noise_from_pieces(gradients, sizes, population=population, groups=groups)
         return dict(zip(members, parts, strict=True)), between, len(pieces)
+
+    def not_additive(self, view: TrainingView) -> str:
+        """Say why the loss of the batch of a view is not the mean of those of its examples; '' if it is."""
+        pieces = self._pieces(view)
+        return not_additive(view, pieces, [count(piece) or 0 for piece in pieces])
 
     def _pieces(self, view: TrainingView) -> list[Any]:
         batch = view.batch

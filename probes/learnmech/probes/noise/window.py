@@ -2,7 +2,7 @@
 
 import math
 
-from learnmech.probes.estimators.ratio import Moments, Ratio, ratio_of
+from learnmech.probes.estimators.ratio import Moments, Ratio, ratio_now, ratio_of
 
 RESOLVED = 4.0
 """Largest upper over lower end of the interval of a determined ratio: the value is then known to a factor of about two
@@ -18,7 +18,8 @@ class ExponentialWindow:
 
     The interval is for the ratio of the weighted means of the *true* a and b, and takes the pairs as independent given
     these: each from a batch of its own. When the truth moves, its motion counts as scatter, which widens the interval;
-    the ratio itself lags by the mean age, and the interval does not cover that.
+    the ratio itself lags by the mean age, and the interval does not cover that. The ratio of the moment, which takes
+    the drift from the pairs themselves, does: `now`.
 
     Sums are carried along, centered, so that a pair costs the same whatever the window; nothing is ever subtracted.
     A pair that is not finite is counted and left out.
@@ -47,6 +48,8 @@ class ExponentialWindow:
         self._weights = (0.0, 0.0, 0.0)  # sums of w, w^2, w^3
         self._means = (0.0, 0.0)
         self._squares = (0.0, 0.0, 0.0)  # sums of w (a - mean)^2, w (b - mean)^2, and of the product
+        self._ages = (0.0, 0.0)  # sums of w age, w age^2
+        self._trends = (0.0, 0.0)  # sums of w age (a - mean), w age (b - mean)
 
     def append(self, a: float, b: float) -> bool:
         """Add a pair, and say whether it was taken: not if one of the two is not finite, or its square is not."""
@@ -62,6 +65,11 @@ class ExponentialWindow:
         self._means = (mean_a + share * x, mean_b + share * y)
         rest = old * share
         self._squares = (d * aa + rest * x * x, d * bb + rest * y * y, d * ab + rest * x * y)
+        # all pairs are older by one, and the means have moved; sum w (a - mean) is zero before
+        (s1, s2), (trend_a, trend_b) = self._ages, self._trends
+        self._ages = (d * (s1 + w1), d * (s2 + 2.0 * s1 + w1))
+        moved = self._ages[0] * share
+        self._trends = (d * trend_a - moved * x, d * trend_b - moved * y)
         self.count += 1
         return True
 
@@ -86,9 +94,14 @@ class ExponentialWindow:
         w1, w2, w3 = self._weights
         if self.count == 1:
             return Moments(1.0, 0.0, *self._means)
+        # least squares: the line falls by C / (S2 - S1^2 / W) with each pair of age, and passes the mean at age S1 / W
+        s1, s2 = self._ages
+        reach = s1 / w1 / (s2 - s1**2 / w1)
+        levels = (mean - reach * trend for mean, trend in zip(self._means, self._trends, strict=True))
         q, cubes = w2 / w1**2, w3 / w1**3
         degrees = (1.0 - q) ** 2 / (q - 2.0 * cubes + q**2)
-        return Moments(1.0 / q, degrees, *self._means, *(total / (w1 * (1.0 - q)) for total in self._squares))
+        variances = (total / (w1 * (1.0 - q)) for total in self._squares)
+        return Moments(1.0 / q, degrees, *self._means, *variances, *levels)
 
     def ratio(self, factor: float = RESOLVED) -> Ratio:
         """Return the ratio of the mean of a to the mean of b, with its 95 % interval.
@@ -97,6 +110,14 @@ class ExponentialWindow:
             factor: The ratio is determined if its interval spans no more than this factor, above zero.
         """
         return ratio_of(self.moments(), factor)
+
+    def now(self, factor: float = RESOLVED) -> Ratio:
+        """Return the ratio of the moment, with a 95 % interval that is widened by how far the mean seems to lag.
+
+        Args:
+            factor: As in `ratio`.
+        """
+        return ratio_now(self.moments(), factor)
 
     def inverse(self) -> Ratio:
         """Return the ratio of the mean of b to the mean of a; any interval counts as determined, of any sign."""

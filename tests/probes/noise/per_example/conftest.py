@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from learnmech.probes import GradientNoiseScale, Recorder, every
 from learnmech.probes.noise.per_example import PerExample
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -62,6 +63,46 @@ def check(model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], axis: int = 0
     return examples
 
 
+def expected(rows: Tensor, weights: Tensor) -> tuple[float, float]:
+    """tr Sigma and |G|^2 by their definitions, from all gradients g_i [n, numbers] and their weights in the update."""
+    c = weights / weights.sum()
+    mean = (c[:, None] * rows).sum(0)
+    trace = (c * (rows - mean).square().sum(1)).sum() / (c * (1 - c)).sum()
+    products = (rows @ rows.T) * c[:, None] * c
+    square = (products.sum() - products.diagonal().sum()) / (1 - c.square().sum())
+    return float(trace), float(square)
+
+
+def every_gradient(model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], names: list[str] | None = None) -> Tensor:
+    """The gradient of each example, in one row each."""
+    rows = contributions(model, loss, batch)
+    return len(batch[0]) * torch.cat([row for name, row in rows.items() if names is None or name in names], dim=1)
+
+
+def train(spool: Any, model: nn.Module, loss: Loss, batches: Any, probe: Any = None, **settings: Any) -> Any:
+    """Train on lists of micro-batches, at rest unless a learning rate is given; return what was recorded."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.pop("lr", 0.0))
+    weights, before = settings.pop("weights", None), settings.pop("before", lambda recorder: None)
+    scaler = settings.get("scaler")
+    probes = [probe or GradientNoiseScale(every(1))]
+    with Recorder(model, optimizer, loss, probes, sink=spool.url, strict=True, **settings) as recorder:
+        before(recorder)
+        for pieces in batches:
+            optimizer.zero_grad()
+            for k, batch in enumerate(pieces):
+                part = loss(model, batch) * (1 / len(pieces) if weights is None else weights[k])
+                (part if scaler is None else scaler.scale(part)).backward()
+                if len(pieces) > 1:
+                    recorder.after_backward(batch)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+            recorder.after_step(pieces[-1])
+    return spool()
+
+
 @pytest.fixture
 def oracle():
     return SimpleNamespace(
@@ -72,6 +113,9 @@ def oracle():
         measure=measure,
         read=read,
         check=check,
+        expected=expected,
+        every_gradient=every_gradient,
+        train=train,
     )
 
 

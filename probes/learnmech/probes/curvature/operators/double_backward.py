@@ -57,7 +57,7 @@ class HessianOperator(OnObjective):
             NotTwiceDifferentiable: Differentiating twice fails, or would be silently wrong.
             NonFinite: The loss is NaN or infinite.
         """  # noqa: DOC502 (raised below)
-        self._fits(vector)
+        self._may_begin(vector)
         self.products += 1
         directions = self.objective.split(vector)
         return self.objective.inside(self.objective.parameters, lambda: self._product(directions))

@@ -86,7 +86,7 @@ class DifferenceOperator(OnObjective):
             NonFinite: The loss is NaN or infinite.
             Unmeasurable: The loss has no gradient.
         """  # noqa: DOC502 (the last two raised by the objective)
-        self._fits(vector)
+        self._may_begin(vector)
         if math.isnan(self.loss):  # once: is it finite, which parameters enter
             self.gradient()
         self.products += 1

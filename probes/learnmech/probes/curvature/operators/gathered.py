@@ -92,7 +92,7 @@ class GatheredHessian(OnObjective):
         Raises:
             PeerFailed: The product failed in some process; errors that callers tell apart keep their class.
         """  # noqa: DOC502 (raised by the peers)
-        self._peers.attempt(lambda: self._fits(vector), Step.PASS)
+        self._peers.attempt(lambda: self._may_begin(vector), Step.PASS)
         self.products += 1
         pieces = zip(self._sharded.pure.parameters.values(), self._sharded.split(vector), strict=True)
         inner = self._inner.objective

@@ -91,7 +91,7 @@ class GaussNewtonOperator(OnObjective):
             NonFinite: The loss is NaN or infinite.
             Unmeasurable: The loss is not a convex function of outputs that could be found.
         """  # noqa: DOC502 (NonFinite is raised by the objective)
-        self._fits(vector)
+        self._may_begin(vector)
         self.products += 1
         direction = self.moved(vector)
         if not self._differences:

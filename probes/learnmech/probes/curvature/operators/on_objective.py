@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from learnmech.probes import deadline
 from learnmech.probes.curvature.objective import Objective
 from learnmech.probes.curvature.space import Space
 
@@ -60,8 +61,9 @@ class OnObjective:
             self._magnitude = self.objective.magnitude()
         return self._magnitude
 
-    def _fits(self, vector: Tensor) -> None:
-        """Check the shape of a vector."""
+    def _may_begin(self, vector: Tensor) -> None:
+        """Check before a product that there is time for it, and the shape of its vector."""
+        deadline.check()
         if vector.shape != (self.space.size,):
             raise ValueError(
                 f"vector has shape {tuple(vector.shape)}; expected ({self.space.size},), all parameters flat"

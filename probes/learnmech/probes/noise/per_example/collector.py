@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learnmech.probes.noise.hook_time import HookTime
 from learnmech.probes.noise.per_example.forms import Dense, Form, Rows, Unsupported
 from learnmech.probes.noise.per_example.graph import Consumer, Uses
 from learnmech.probes.noise.per_example.layers import Rule, batch_axis, leading
@@ -52,17 +53,24 @@ class Collector:
         self._square = False  # a tensor came with as many positions as examples
         self._kept = True  # autograd keeps what it saves, as far as was seen
         self._handles: list[Any] = []
+        self._time = HookTime()
+
+    @property
+    def seconds(self) -> float:
+        """Host time that the hooks have taken."""
+        return self._time.seconds
 
     def arm(self) -> None:
         """Put the hooks in place."""
+        timed = self._time.of
         for module in self._layers:
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(timed(self._before), with_kwargs=True))
             # before the user's own, which may put something else in place of the output
-            self._handles.append(module.register_forward_hook(self._after, with_kwargs=True, prepend=True))
-        self._handles += [module.register_forward_hook(self._search) for module in self._watched.searched]
+            self._handles.append(module.register_forward_hook(timed(self._after), with_kwargs=True, prepend=True))
+        self._handles += [module.register_forward_hook(timed(self._search)) for module in self._watched.searched]
         for name, parameter in self._parameters.items():
             hookable: Any = parameter  # torch leaves register_hook untyped
-            self._handles.append(hookable.register_hook(self._completing(name)))
+            self._handles.append(hookable.register_hook(timed(self._completing(name))))
 
     def disarm(self) -> None:
         """Take all hooks away and let go of everything."""
@@ -131,7 +139,7 @@ class Collector:
                         self._deliver(module, call)
 
             hookable: Any = output  # torch leaves register_hook untyped
-            self._handles.append(hookable.register_hook(gradient))
+            self._handles.append(hookable.register_hook(self._time.of(gradient)))
 
     def _deliver(self, module: nn.Module, call: Call) -> None:
         if call.x is None or call.d is None:
@@ -205,7 +213,7 @@ class Collector:
                 form = pending.pop()(d.detach())
                 self._forms.setdefault(name, []).append(form if lookup is None else _rows(form, lookup))
 
-        self._handles.append(consumer.node.register_prehook(gradient))
+        self._handles.append(consumer.node.register_prehook(self._time.of(gradient)))
 
     def _axis(self, shape: torch.Size) -> int:
         self._square |= self._same_size(shape)
@@ -241,7 +249,7 @@ class Collector:
         return complete
 
     def _idle(self) -> bool:
-        return bool(self.reason) or torch.compiler.is_compiling() or not torch.is_grad_enabled()
+        return bool(self.reason) or not torch.is_grad_enabled()
 
 
 def _rows(form: Form, lookup: LookUp) -> Form:

@@ -1,22 +1,26 @@
 """The noise of all parameters from that of the normalization layers alone, which costs next to nothing to measure."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
-from learnmech.probes.estimators.ratio import Ratio
-from learnmech.probes.noise.window import ExponentialWindow
+import numpy as np
+
+from learnmech.probes.estimators.ratio import quantile
+from learnmech.probes.noise.window import RESOLVED
 
 METHOD = "layer_norm_examples"
 """How a number that comes from here is marked."""
 
-HALF_LIFE = 3.0
-"""Exact measurements after which one counts half: the factor drifts. Measured along the first 600 steps of a
-transformer of two blocks, exactly every 20 steps: the factor of tr Sigma fell from 457 to 160, and estimates in between
-were off by 12 % in the median with 3, by 21 % with 10."""
+FITTED = 6
+"""Exact measurements that the factor is fitted to. Measured along 1500 steps of a transformer of two blocks (two
+seeds), exactly every 20, 40 or 80 steps: the factor of tr Sigma fell from 885 to 111. Estimates in between were off by
+7 % in the median, with a bias of +2, 0 and -4 %, and their 95 % interval held 94, 96 and 90 % of the exact numbers.
+With a factor that is taken as constant over a window of half-life 3, the bias was 18 to 45 %."""
 
-FEWEST = 4
-"""Exact measurements before the factor is used: its error is estimated from their scatter, with three degrees of
-freedom."""
+
+NORMAL = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Scaled:
 
     Attributes:
         value: Factor times what was measured; None while the factor is not known.
-        stderr: Standard error: of the measurement, of the factor, and of its scatter from one measurement to the next.
+        stderr: Half the 95 % interval over 1.96: of the factor, and of its scatter from one measurement to the next.
         reason: Why there is no value.
     """
 
@@ -35,56 +39,56 @@ class Scaled:
 
 
 class NormFactor:
-    """The factor from a quantity of the norms' parameters to the same quantity of all, fitted to exact measurements.
+    """The factor from tr Sigma of the norms' parameters, b, to that of all, a, fitted to the latest exact measurements.
 
-    For tr Sigma (and likewise for sum_i |h_i|^2 or a noise scale) of all parameters, a, and of the norms', b:
+    It drifts, and in training mostly by so many percent a step: ordinary least squares on m pairs,
 
-        a = f b,  f = mean a / mean b
+        log(a / b) = alpha + beta (t - t0) + e,    Var(e) = s^2 with m - 2 degrees of freedom,
 
-    a line through the origin with errors that grow as the values do, and Fieller's interval for f. An estimate from b
-    alone has three errors, taken as independent: of b, of f, and the scatter of a - f b, which stays however well f is
-    known. The latter holds the noise of the exact measurements, so that the error bar is rather too wide.
+    and for a new step t, at a distance x from the mean of the t_i,
 
-    Gray et al. 2024 (arXiv 2411.00999) find that in transformers the noise scale of the norms predicts that of the
-    whole model. It is an observation, not an identity: measure exactly now and then, and `append` the pair.
+        Var = s^2 (1 + 1/m + x^2 / sum_i (t_i - mean)^2)
 
-    Args:
-        half_life: In exact measurements.
+    by which the logarithm of the exact number scatters about that of the estimate: Student's interval of it is for what
+    an exact measurement on the same batch would have given. The noise of the exact measurements is in s.
+
+    Gray et al. 2024 (arXiv 2411.00999) find that in transformers the noise of the norms predicts that of the whole
+    model. It is an observation, not an identity: measure exactly now and then, and `append` the pair.
     """
 
-    def __init__(self, half_life: float = HALF_LIFE) -> None:
-        self._pairs = ExponentialWindow(half_life)
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[float, float]] = deque(maxlen=FITTED)
 
-    def append(self, exact: float, norms: float) -> bool:
-        """Add an exact measurement and the norms' part in it; say whether both were finite."""
-        return self._pairs.append(exact, norms)
+    def append(self, step: float, exact: float, norms: float) -> bool:
+        """Add an exact measurement and the norms' part in it; say whether both were positive and finite."""
+        taken = 0 < exact < math.inf and 0 < norms < math.inf
+        if taken:
+            self._pairs.append((step, math.log(exact / norms)))
+        return taken
 
     def clear(self) -> None:
         """Forget all pairs."""
         self._pairs.clear()
 
-    @property
-    def factor(self) -> Ratio:
-        """The factor, with its interval."""
-        return self._pairs.ratio()
-
-    def estimate(self, norms: float, stderr: float = 0.0) -> Scaled:
+    def estimate(self, step: float, norms: float) -> Scaled:
         """Return the number for all parameters.
 
         Args:
-            norms: The norms' number.
-            stderr: Its standard error.
+            step: When the norms were measured.
+            norms: Their number.
         """
-        if self._pairs.count < FEWEST:
-            return Scaled(None, None, f"{self._pairs.count} exact measurements; the factor needs {FEWEST}")
-        factor, moments = self.factor, self._pairs.moments()
-        if not factor.determined or factor.stderr is None:
-            return Scaled(None, None, "the factor from norms to all parameters is not resolved from zero")
-        if not math.isfinite(norms):
-            return Scaled(None, None, "the measurement on the norms is not finite")
-        f = factor.value
-        # Var(a - f b) belongs to a pair of the mean size; errors grow as the values do
-        scatter = max(moments.var_a - 2 * f * moments.cov + f**2 * moments.var_b, 0.0)
-        scatter *= (norms / moments.mean_b) ** 2
-        error = math.sqrt((norms * factor.stderr) ** 2 + (f * stderr) ** 2 + scatter)
-        return Scaled(f * norms, error)
+        if len(self._pairs) < FITTED:
+            return Scaled(None, None, f"{len(self._pairs)} exact measurements; the factor needs {FITTED}")
+        if not 0 < norms < math.inf:
+            return Scaled(None, None, "the norms have no noise, or none that is finite")
+        steps, logs = np.array(self._pairs).T
+        distance, spread = step - steps.mean(), float(np.square(steps - steps.mean()).sum())
+        slope = float(((steps - steps.mean()) * logs).sum()) / spread if spread else 0.0
+        rest = logs - logs.mean() - slope * (steps - steps.mean())
+        degrees = FITTED - 2
+        variance = float(np.square(rest).sum()) / degrees * (1 + 1 / FITTED + (distance**2 / spread if spread else 0.0))
+        half = quantile(degrees) * math.sqrt(variance)
+        if 2 * half > math.log(RESOLVED):
+            return Scaled(None, None, f"the factor from norms to all parameters is known to {math.exp(half):.3g} only")
+        value = norms * math.exp(logs.mean() + slope * distance)
+        return Scaled(value, value * half / NORMAL)

@@ -6,11 +6,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from learnmech.probes.context import batch_coupling
-from learnmech.probes.distributed.fsdp import is_shard
 from learnmech.probes.noise.per_example import check
 from learnmech.probes.noise.per_example.collector import Collector
 from learnmech.probes.noise.per_example.forms import Form, merge, squares, wide_type
+from learnmech.probes.noise.per_example.safety import refusal
+
+TOO_SMALL = "a batch of {}: the scatter of single examples needs two or more"
 
 
 class PerExample:
@@ -64,7 +65,7 @@ class PerExample:
         self._squares: dict[str, Tensor] = {}
         self._evidence: dict[str, Tensor] = {}
         self._directions = check.Directions(seed)
-        self._reason = _refusal(model, batch_size)
+        self._reason = refusal(model) if batch_size > 1 else TOO_SMALL.format(batch_size)
         self._collector = Collector(model, {} if self._reason else self._parameters, batch_size, self._complete)
 
     @property
@@ -82,6 +83,11 @@ class PerExample:
         """The covered share of the numbers in all measured parameters."""
         total = sum(p.numel() for p in self._parameters.values())
         return sum(self._parameters[name].numel() for name in self.squares()) / total if total else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Host time that the hooks have taken."""
+        return self._collector.seconds
 
     def arm(self) -> None:
         """Put the hooks in place, before the forward pass."""
@@ -150,16 +156,3 @@ class PerExample:
         self._squares[name] = squares(uses)
         if self._verify:
             self._evidence[name] = check.evidence(uses, gradient, self._directions)
-
-
-def _refusal(model: nn.Module, batch_size: int) -> str:
-    if batch_size < 2:
-        return f"a batch of {batch_size}: the scatter of single examples needs two or more"
-    coupling = batch_coupling(model)
-    if coupling:
-        return f"{coupling} makes the loss of an example depend on the others of its batch"
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        return "parameters are sharded (FullyShardedDataParallel)"
-    if any(is_shard(parameter) for parameter in model.parameters()):
-        return "parameters are sharded"
-    return ""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learnmech.probes.noise.per_example.layers import RULED, Rule, norm_parameters, rule_of
+from learnmech.probes.noise.per_example.safety import is_compiled
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +81,7 @@ def watched(model: nn.Module, parameters: Mapping[str, Tensor]) -> Watched:
         sequence_first=any(getattr(module, "batch_first", True) is False for module in model.modules()),
         only_norms=norm_parameters(model, parameters).keys() == parameters.keys(),
     )
-    compiled = {inner for module in model.modules() if _compiled(module) for inner in module.modules()}
+    compiled = {inner for module in model.modules() if is_compiled(module) for inner in module.modules()}
     for module in model.modules():
         held = module._parameters.items()  # noqa: SLF001 (tied ones are skipped by named_parameters)
         own = {attribute: names[id(p)] for attribute, p in held if id(p) in names}
@@ -116,7 +117,3 @@ def saving() -> bool:
 def recomputing() -> bool:
     """Tell whether a checkpointed part is being computed again, for what autograd will take from it only."""
     return torch._C._current_graph_task_id() != -1 and saving()  # noqa: SLF001 (no public name)
-
-
-def _compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None

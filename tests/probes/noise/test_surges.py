@@ -1,0 +1,99 @@
+"""Updates that are out of line: what they did to a window, and that nothing else is left out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from learnmech.probes.estimators import NoiseParts
+from learnmech.probes.noise.scale import NoiseTracker
+from learnmech.probes.noise.surges import FACTOR, PATIENCE, SETTLED
+
+BATCH = 32.0
+TRUTH = 32.0  # noise scale: |G|^2 = 2 and tr Sigma = 64, both by Gaussian pieces below
+
+
+def updates(rng, count, scale=1.0, dimension=50):
+    """Estimates from four Gaussian pieces of 8, whose gradients are multiplied by `scale`."""
+    mean = math.sqrt(2.0 / dimension)
+    noise = math.sqrt(64.0 / dimension)
+    g = mean + noise * rng.normal(size=(count, 4, dimension)) / math.sqrt(8)
+    g *= np.broadcast_to(scale, count)[:, None, None]
+    trace = 8 * g.var(axis=1, ddof=1).sum(axis=1)
+    square = (g.mean(axis=1) ** 2).sum(axis=1) - trace / BATCH
+    return [NoiseParts(float(b), float(a), BATCH, 4) for a, b in zip(trace, square, strict=True)]
+
+
+def scales(tracker, parts):
+    found = [tracker.update({"": part}, method="ranks") for part in parts]
+    return [next(m for m in row if m.observable == "noise_scale") for row in found]
+
+
+@pytest.mark.parametrize("size", [20.0, 1e3, 1e8])
+def test_one_update_that_explodes_hides_nothing(size):
+    rng = np.random.default_rng(1)
+    tracker = NoiseTracker()
+    scales(tracker, updates(rng, 60))
+    (exploded,) = updates(rng, 1, size)
+    found = tracker.update({"": exploded}, method="ranks")
+    assert found[0].value == exploded.noise_trace  # it is recorded all the same
+    assert tracker.window().left_out == 1
+    after = scales(tracker, updates(rng, 20))
+    assert {m.status for m in after} == {"ok"}
+    assert after[-1].value == pytest.approx(TRUTH, rel=0.3)
+    assert tracker.window().count == 80
+
+
+@pytest.mark.parametrize("factor", [1e-3, 30.0])
+def test_a_change_that_stays_begins_a_new_window(factor):
+    rng = np.random.default_rng(2)
+    tracker = NoiseTracker()
+    scales(tracker, updates(rng, 60))
+    after = scales(tracker, updates(rng, 30, factor))
+    assert tracker.window().count == 30 - PATIENCE + 1
+    moments = tracker.window().moments()
+    assert moments.mean_a == pytest.approx(64 * factor**2, rel=0.2), "nothing of before is in it"
+    assert after[-1].status == "ok"
+    assert after[-1].value == pytest.approx(TRUTH, rel=0.4)
+
+
+@pytest.mark.parametrize("dimension", [1, 4, 50])
+def test_gaussian_noise_is_never_left_out(dimension):
+    rng = np.random.default_rng(3)
+    tracker = NoiseTracker()
+    for part in updates(rng, 20_000, dimension=dimension):
+        tracker._take("", part, tracker.window())
+    window = tracker.window()
+    assert (window.count, window.left_out) == (20_000, 0)
+
+
+@pytest.mark.parametrize(("deviation", "bias"), [(1.0, 0.01), (1.5, 0.03)])
+def test_heavy_tails_are_hardly_biased(deviation, bias):
+    """tr Sigma of updates that differ by log-normal factors: the mean of what is taken against that of all."""
+    rng = np.random.default_rng(4)
+    factors = np.exp(deviation * rng.normal(size=40_000) - deviation**2 / 2)
+    tracker, kept = NoiseTracker(half_life=200.0), []
+    for factor in factors.tolist():
+        part = NoiseParts(2.0 * factor, 64.0 * factor, BATCH, 4)
+        window = tracker.window()
+        before = (window.count, window.left_out)
+        tracker._take("", part, window)
+        if (window.count, window.left_out) == (before[0] + 1, before[1]):
+            kept.append(factor)
+        else:
+            assert window.left_out == before[1] + 1, "a new beginning would be a mistake"
+    left = len(factors) - len(kept)
+    print(f"deviation {deviation}: {left} of {len(factors)} left out, mean of the rest {np.mean(kept):.4f}")
+    assert np.mean(kept) == pytest.approx(factors.mean(), rel=bias)
+
+
+def test_nothing_is_out_of_line_before_anything_is_usual():
+    rng = np.random.default_rng(5)
+    tracker = NoiseTracker()
+    scales(tracker, updates(rng, SETTLED - 1))
+    scales(tracker, updates(rng, 1, 2 * FACTOR))
+    assert tracker.window().left_out == 0
+    tracker.reset()
+    zero = [NoiseParts(0.0, 0.0, BATCH, 4)] * (SETTLED + 5)
+    scales(tracker, [*zero, *updates(rng, 3)])
+    assert (tracker.window().count, tracker.window().left_out) == (SETTLED + 8, 0)
