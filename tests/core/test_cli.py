@@ -17,7 +17,7 @@ def learnmech(*words):
 
 def test_help_lists_every_command():
     text = learnmech("--help").stdout
-    for command in ("collect", "demo", "judge", "runs", "db", "laws", "observables", "dashboards"):
+    for command in ("collect", "demo", "doctor", "judge", "runs", "db", "laws", "observables", "dashboards"):
         assert command in text
 
 

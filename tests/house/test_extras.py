@@ -73,10 +73,13 @@ def test_extra_alone(extra, environment, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
 
-    # The Lightning adapter is for machines that have Lightning, which an extra for any loop cannot ask for.
+    # An adapter is for machines that have its trainer, which an extra for any loop cannot ask for.
     failed = report["failed"]
     if extra == "probes" and (said := failed.pop("learnmech.probes.lightning", None)):
         assert "lightning" in said, said
+    for name in ("huggingface", "huggingface_step"):
+        if extra in ("probes", "lab") and (said := failed.pop(f"learnmech.probes.{name}", None)):
+            assert "transformers" in said, said
     assert not failed
     assert not report["found"], f"learnmech[{extra}] brings what it must not"
     assert all(origin.startswith(str(here.root)) for origin in report["origins"]), "not the wheel's own modules"

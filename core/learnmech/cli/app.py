@@ -76,7 +76,8 @@ def _add(app: typer.Typer, entry: EntryPoint) -> None:
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=entry.name)
     else:
-        app.command(entry.name)(command)
+        # how words are parsed is the part's own affair, such as leaving those after a script to the script
+        app.command(entry.name, context_settings=getattr(command, "context_settings", None))(command)
 
 
 def _failing(name: str, error: ImportError) -> Callable[[], None]:
