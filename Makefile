@@ -16,7 +16,7 @@ PEERS := $(VENV)/.learnmech-peers
 DECLARATION := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench gpu-check lint format types imports docs docs-check check build clean distclean
+.PHONY: help setup demo test bench harmless gpu-check lint format types imports docs docs-check check build clean distclean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ test: $(DEVELOPMENT) ## Run the tests
 
 bench: $(PEERS) ## Measure what probes cost, and curvature side by side with its peers, into benchmarks/
 	$(BIN)/python -m benchmarks $(ARGS)
+
+harmless: $(DEVELOPMENT) ## Train with and without the monitor in every setting, and compare bit by bit
+	$(BIN)/python -m benchmarks.harmless $(ARGS)
 
 gpu-check: $(RUNTIME) ## Check on an accelerator what only it can show, and write benchmarks/gpu_check.md
 	$(BIN)/python benchmarks/gpu_check.py $(ARGS)

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import curvature, probe_cost
+from benchmarks import curvature, overhead, probe_cost
 from benchmarks.report import markdown
 
 HERE = Path(__file__).parent
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     """Run what is asked for and write it beside this file."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", choices=["probes", "curvature"], help="one of the two")
+    parser.add_argument("--only", choices=["probes", "curvature", "overhead"], help="one of the three")
     parser.add_argument("--quick", action="store_true", help="a shorter look; prints and writes nothing unless --out")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
     parser.add_argument("--out", type=Path, help="folder to write into")
@@ -27,12 +27,13 @@ def main() -> None:
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    if arguments.only != "curvature":
-        text = probe_cost.measured(device, arguments.threads, quick=arguments.quick)
-        console.print(Markdown(text))
-        if folder:
-            (folder / "probe_cost.md").write_text(text, encoding="utf-8")
-    if arguments.only != "probes":
+    for name, table in {"probes": probe_cost, "overhead": overhead}.items():
+        if arguments.only in {None, name}:
+            text = table.measured(device, arguments.threads, quick=arguments.quick)
+            console.print(Markdown(text))
+            if folder:
+                (folder / f"{table.__name__.rpartition('.')[2]}.md").write_text(text, encoding="utf-8")
+    if arguments.only in {None, "curvature"}:
         with curvature.bar() as progress:
             plan = curvature.QUICK if arguments.quick else curvature.Plan()
             results = curvature.run(plan, curvature.Ticker(progress), device=device)

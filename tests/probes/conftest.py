@@ -20,7 +20,8 @@ def _digest(value) -> bytes:
 
     def feed(item):
         if isinstance(item, torch.Tensor):
-            sha.update(f"{item.dtype}{tuple(item.shape)}{item.requires_grad}".encode())
+            sha.update(f"{item.dtype}{item.layout}{tuple(item.shape)}{item.requires_grad}".encode())
+            item = item if item.layout is torch.strided else item.detach().to_dense()
             sha.update(
                 item.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if item.numel() else b""
             )

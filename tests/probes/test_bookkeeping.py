@@ -32,7 +32,7 @@ def test_and_half_of_the_budget_where_steps_are_too_short_for_it():
 def test_the_engine_keeps_the_account(mean_square_training):
     recorder = mean_square_training
     governor = recorder._engine.runner.governor
-    assert 0 < governor.bookkeeping < recorder._engine.runner.elapsed
+    assert 0 < governor.bookkeeping < recorder._engine.runner.agenda.elapsed
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The small parts around probes: schedules, the budget, hyperparameters, context, reading back."""
+"""The small parts around probes: hyperparameters, context, reading back."""
 
 import subprocess
 import sys
@@ -8,89 +8,11 @@ import torch
 from torch import nn
 
 from learnmech.observables import is_declared
-from learnmech.probes import GradientNoiseScale, Sharpness, Vitals, WeightDynamics, every
-from learnmech.probes.budget import WARM, Governor
+from learnmech.probes import GradientNoiseScale, Sharpness, Vitals, WeightDynamics
 from learnmech.probes.context import batch_coupling, describe
 from learnmech.probes.full_batch import PAUSE, FullBatch
 from learnmech.probes.hyperparameters import Hyperparameters
-from learnmech.probes.probe import measured_tensors
 from learnmech.probes.readback import Readback
-
-
-def measured_at(schedule, steps, since=-1, missed=()):
-    found = []
-    for step in range(steps):
-        if schedule.due(step, since) and step not in missed:
-            found.append(step)
-            since = step
-    return found
-
-
-def test_schedules():
-    assert measured_at(every(3), 10) == [0, 3, 6, 9]
-    assert measured_at(every(3, start=4), 12) == [4, 7, 10]
-    assert measured_at(every(1), 4) == [0, 1, 2, 3]
-    assert measured_at(every(4), 10, missed={4, 5}) == [0, 6, 8], "what was missed is made up for at once"
-
-
-def test_the_budget_is_kept_whatever_a_probe_costs():
-    """A simulated clock: two governed probes, steps of 10 ms, one probe a hundred times the other."""
-    governor = Governor(0.01)
-    costs = {"cheap": 0.002, "dear": 0.2}
-    for name in costs:
-        governor.open(name, governed=True)
-    governor.open("scheduled", governed=False)
-    elapsed, uses = 0.0, dict.fromkeys(costs, 0)
-    for _ in range(100_000):
-        elapsed += 0.01
-        for name, cost in costs.items():
-            if governor.may_run(name, elapsed):
-                governor.charge(name, cost)
-                elapsed += cost
-                uses[name] += 1
-        for name in costs:  # the second use is let in on a guess of its cost, and paid off before the third
-            account = governor.accounts[name]
-            assert account.uses <= 2 or account.spent <= 0.005 * elapsed + 1e-9
-    for name, cost in costs.items():
-        assert uses[name] * cost == pytest.approx(0.005 * elapsed, rel=0.05), "and it is used"
-
-
-def test_the_first_use_is_reported_but_not_charged():
-    governor = Governor(0.01)
-    governor.open("p", governed=True)
-    assert governor.may_run("p", 0.0)
-    governor.charge("p", 8.0)
-    assert governor.accounts["p"].spent == 0
-    assert governor.total == 8.0
-    assert not governor.may_run("p", 99 * 8.0 * WARM)
-    assert governor.may_run("p", 101 * 8.0 * WARM)
-
-
-def test_a_probe_that_is_disabled_leaves_its_share_to_the_others():
-    governor = Governor(0.01)
-    for name in ("a", "b"):
-        governor.open(name, governed=True)
-        governor.charge(name, 1.0)
-        governor.charge(name, 1.0)
-    assert not governor.may_run("a", 300.0)
-    governor.close("b")
-    assert governor.may_run("a", 300.0)
-
-
-def test_a_use_is_charged_in_parts():
-    governor = Governor(0.01)
-    governor.open("p", governed=True)
-    for _ in range(2):
-        governor.charge("p", 1.0)
-        governor.charge("p", 2.0, new=False)
-    account = governor.accounts["p"]
-    assert (account.first, account.spent, account.last, account.uses) == (3.0, 3.0, 3.0, 2)
-
-
-def test_no_budget_means_no_governed_probe():
-    governor = Governor(0.0)
-    governor.open("p", governed=True)
-    assert not governor.may_run("p", 1e9)
 
 
 def parameter():
@@ -162,21 +84,33 @@ def test_changes_are_seen_whether_numbers_are_floats_or_tensors():
     assert [(m.observable, m.value) for m in watched.changed()] == [("learning_rate", 0.2)]
 
 
-def test_groups_that_differ_are_told_tensor_by_tensor():
+def test_groups_that_differ_are_told_group_by_group():
     a, b, c = parameter(), parameter(), parameter()
     optimizer = torch.optim.AdamW(
-        [{"params": [a, b], "weight_decay": 0.1}, {"params": [c], "weight_decay": 0.0}], lr=0.01
+        [{"params": [a, b], "weight_decay": 0.1}, {"params": []}, {"params": [c], "weight_decay": 0.0}], lr=0.01
     )
     watched = Hyperparameters([optimizer], {id(a): "a", id(c): "c"})
     found = {(m.observable, m.scope): (m.value, m.status.value) for m in watched.changed()}
     assert found["weight_decay", ""] == (None, "unsupported")
-    assert found["weight_decay", "a"] == (0.1, "ok")
-    assert found["weight_decay", "c"] == (0.0, "ok")
+    assert found["weight_decay", "group:0"] == (0.1, "ok")
+    assert found["weight_decay", "group:2"] == (0.0, "ok")
     assert found["learning_rate", ""] == (0.01, "ok")
-    assert ("learning_rate", "a") not in found
-    optimizer.param_groups[1]["weight_decay"] = 0.1
+    assert {scope for _, scope in found} == {"", "group:0", "group:2"}
+    assert ("learning_rate", "group:0") not in found
+    assert {name: values["weight_decay"] for name, values in watched.by_name.items()} == {"a": 0.1, "c": 0.0}
+    optimizer.param_groups[2]["weight_decay"] = 0.1
     found = {(m.observable, m.scope): m.value for m in watched.changed()}
-    assert found == {("weight_decay", ""): 0.1, ("weight_decay", "c"): 0.1}, "no tensor keeps an outdated value"
+    assert found == {("weight_decay", ""): 0.1, ("weight_decay", "group:2"): 0.1}, "no group keeps an outdated value"
+    assert watched.by_name["c"]["weight_decay"] == 0.1
+
+
+def test_as_many_groups_are_told_as_a_legend_can_name():
+    groups = [{"params": [parameter()], "lr": 0.1 * 0.9**k} for k in range(100)]
+    watched = Hyperparameters([torch.optim.SGD(groups)], {})
+    assert len(watched.changed()) == 64 + 6, "and what is the same in all of them"
+    for group in groups:
+        group["lr"] *= 0.5
+    assert len(watched.changed()) == 64
 
 
 def test_full_batch_is_looked_at_again():
@@ -201,11 +135,6 @@ def test_the_context_names_what_laws_ask_for():
     assert batch_coupling(model.eval()) == ""
     assert batch_coupling(nn.BatchNorm1d(2, track_running_stats=False).eval()) == "BatchNorm1d"
     assert batch_coupling(nn.LayerNorm(2)) == ""
-
-
-def test_the_largest_tensors_are_measured():
-    parameters = {"a": torch.zeros(2, 2), "b": torch.zeros(100), "c": torch.zeros(3, 3), "d": torch.zeros(1, 1)}
-    assert measured_tensors(parameters, 2) == ["c", "a"]
 
 
 def test_numbers_are_read_back_in_order():

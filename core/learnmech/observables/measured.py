@@ -40,10 +40,17 @@ MEASURED = (
         "noise_scale",
         r"B_{\mathrm{simple}} = \operatorname{tr}\Sigma / \lvert G \rvert^2",
         "examples",
-        "Gradient noise scale: ratio of the window means of `noise_trace` and `grad_sq_norm`, never a mean of ratios "
-        "(McCandlish et al. 2018, eq. 2.9).",
+        "Gradient noise scale: ratio of the window means of `noise_trace` and `grad_sq_norm`, moved by how far the "
+        "window seems to lag; never a mean of ratios (McCandlish et al. 2018, eq. 2.9).",
         scale=_LOG,
     ),
     Observable("overhead", r"\omega", "1", "Share of the run's time spent measuring, since the start."),
+    Observable(
+        "overhead_recent",
+        r"\omega_{500}",
+        "1",
+        "Share of the time of the last 500 steps or more spent measuring: what `budget` bounds, up to one measurement "
+        "of each probe and what has a schedule.",
+    ),
     Observable("probe_cost", r"c", "s", "Time that one measurement took; scope is the probe's name.", scale=_LOG),
 )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from learnmech.probes.critical_sharpness import CriticalSharpness as CriticalSharpness
     from learnmech.probes.gradient_noise import GradientNoiseScale as GradientNoiseScale
     from learnmech.probes.hessian_eigenvalues import HessianEigenvalues as HessianEigenvalues
+    from learnmech.probes.hessian_noise_scale import HessianNoiseScale as HessianNoiseScale
     from learnmech.probes.hessian_spectrum import HessianSpectrum as HessianSpectrum
     from learnmech.probes.isolation import is_probing as is_probing
     from learnmech.probes.loss_change import LossChange as LossChange
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from learnmech.probes.probe import TrainingView as TrainingView
     from learnmech.probes.recorder import Recorder as Recorder
     from learnmech.probes.schedule import Schedule as Schedule
+    from learnmech.probes.schedule import at as at
     from learnmech.probes.schedule import every as every
+    from learnmech.probes.schedule import log_spaced as log_spaced
+    from learnmech.probes.schedule import on_demand as on_demand
     from learnmech.probes.sharpness import Sharpness as Sharpness
     from learnmech.probes.sharpness_reading import SharpnessReading as SharpnessReading
     from learnmech.probes.symmetries import Symmetries as Symmetries
@@ -38,10 +42,14 @@ _HOMES = {
     "HessianEigenvalues": "hessian_eigenvalues",
     "HessianSpectrum": "hessian_spectrum",
     "GradientNoiseScale": "gradient_noise",
+    "HessianNoiseScale": "hessian_noise_scale",
     "WeightDynamics": "weight_dynamics",
     "Symmetries": "symmetries",
     "Vitals": "vitals",
     "every": "schedule",
+    "at": "schedule",
+    "log_spaced": "schedule",
+    "on_demand": "schedule",
     "Schedule": "schedule",
     "Probe": "probe",
     "BaseProbe": "probe",
@@ -60,10 +68,14 @@ __all__ = [
     "HessianEigenvalues",
     "HessianSpectrum",
     "GradientNoiseScale",
+    "HessianNoiseScale",
     "WeightDynamics",
     "Symmetries",
     "Vitals",
     "every",
+    "at",
+    "log_spaced",
+    "on_demand",
     "Schedule",
     "Probe",
     "BaseProbe",

@@ -6,10 +6,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from learnmech.probes.distributed import Peers
+from learnmech.probes.agenda import collective, replays
+from learnmech.probes.distributed import Peers, is_sharded
 from learnmech.probes.engine import Engine
 from learnmech.probes.probe import Probe
-from learnmech.probes.runner import collective, replays
 from learnmech.probes.writer import Nowhere, Writer
 
 
@@ -28,6 +28,7 @@ def engine_beside(
     if peers is None:
         return None
     evaluates = settings.get("shares_loss", True)
-    shared = [probe for probe in probes if collective(probe) and (evaluates or not replays(probe))]
+    sharded = is_sharded(model)
+    shared = [probe for probe in probes if collective(probe, sharded=sharded) and (evaluates or not replays(probe))]
     engine = Engine(model, optimizers, shared, Writer(Nowhere()), **settings)
     return engine if engine.join(peers) else None

@@ -15,18 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from learnmech.probes.agenda import replays
 from learnmech.probes.budget import Governor
-from learnmech.probes.distributed import Peers
+from learnmech.probes.distributed import Peers, is_sharded
 from learnmech.probes.distributed.fsdp import reshard
 from learnmech.probes.facts import Facts, Update
 from learnmech.probes.guard import Guard
 from learnmech.probes.hyperparameters import Hyperparameters
 from learnmech.probes.isolation import Source
 from learnmech.probes.isolation.source import optimized
-from learnmech.probes.probe import Moment, Probe, TrainingView, measured_tensors
+from learnmech.probes.overhead import Overhead
+from learnmech.probes.probe import Moment, Probe, TrainingView
 from learnmech.probes.readback import Readback
 from learnmech.probes.replays import Replays, ReplayTest
-from learnmech.probes.runner import Runner, replays
+from learnmech.probes.runner import Runner
+from learnmech.probes.schedule import OnDemand
 from learnmech.probes.together import Together
 from learnmech.probes.views import Views
 from learnmech.probes.watching import Watching, expect, watches
@@ -35,6 +38,11 @@ from learnmech.wire import Measurement
 
 OVERHEAD_INTERVAL = 1.0
 """Seconds between records of `overhead`."""
+
+UNAGREED = (
+    "Processes that measure together cannot agree on a step that one of them is asked for: give it a schedule, such as "
+    "every(1000)."
+)
 
 AT_STEP = "at_step"
 """Method of a gradient that was first seen at `optimizer.step()` or after it, where it may be clipped already."""
@@ -88,16 +96,14 @@ class Engine:
         self.runner = Runner(
             probes, writer, governor, start_step=start_step, device=device, foresees=foresees, strict=strict
         )
-        self.runner.shares_loss = shares_loss
+        self.runner.agenda.shares_loss, self.runner.agenda.sharded = shares_loss, is_sharded(model)
         self.step = start_step
         self._foresees = foresees
         self._guard = Guard(strict=strict)
         self._replays = Replays(self_test, self.runner, writer, strict=strict)
         self._together = Together(self.runner, self._replays, self._guard)
         self._watching = Watching(self.runner, self._guard)
-        self._hyperparameters = Hyperparameters(
-            self.optimizers, {id(parameters[name]): name for name in measured_tensors(parameters)}
-        )
+        self._hyperparameters = Hyperparameters(self.optimizers, {id(p): name for name, p in parameters.items()})
         self._facts = Facts(declared_full_batch, dataset_size)
         self._readback = Readback()
         self._view = Views(
@@ -105,6 +111,7 @@ class Engine:
         )
         self._prepared: list[Probe] = []
         self._prepared_at = -1
+        self._overhead = Overhead(start_step)
         self._told = time.perf_counter()
         self._told_at = -1
 
@@ -118,16 +125,26 @@ class Engine:
         Args:
             peers: The processes, this one among them; None: there are no others.
         """
-        return self._together.join(peers)
+        joined = self._together.join(peers)
+        if joined:
+            agenda = self.runner.agenda
+            asked = [p for p in self.runner.probes if isinstance(p.schedule, OnDemand) and agenda.together(p)]
+            self.runner.refuse(asked, self.step, UNAGREED)
+        return joined
 
     @property
     def joined(self) -> bool:
         """Whether other processes count on this one."""
-        return self.runner.peers is not None
+        return self.runner.agenda.peers is not None
 
     def refuse_replays(self, step: int, reason: str) -> None:
         """Switch off every probe that would evaluate the loss in this process alone."""
         self._replays.refuse(step, reason)
+
+    def refuse_together(self, step: int, reason: str) -> None:
+        """Switch off every probe that processes measure together; each of them does so by itself."""
+        shared = [probe for probe in self.runner.probes if self.runner.agenda.together(probe)]
+        self.runner.refuse(shared, step, reason)
 
     def at_rest(self, step: int, batch: Any, source: Callable[[], Source]) -> None:
         """Run the probes due at the weights w_t.
@@ -156,7 +173,8 @@ class Engine:
 
     def expect(self, micro_batches: int) -> None:
         """Learn of how many micro-batches updates will consist from now on."""
-        expect(self.runner.probes, micro_batches, 1 if self.runner.peers is None else self.runner.peers.size)
+        peers = self.runner.agenda.peers
+        expect(self.runner.probes, micro_batches, 1 if peers is None else peers.size)
 
     def before_backward(self, step: int) -> None:
         """Let the probes that will measure the update of a step watch its backward passes, the first of which is next.
@@ -235,7 +253,7 @@ class Engine:
             source: Makes the source of the loss; called only if it is needed.
             gradients: True if the parameters still hold its gradient, and it was not seen before.
         """
-        shared, _ = self._due(Moment.UPDATE, step)
+        shared = self._due(Moment.UPDATE, step)[0] if self.joined else []
         prepared, self._prepared = self._prepared if self._prepared_at == step else [], []
         known: Update | None = None
         if self._guard.open:
@@ -248,6 +266,7 @@ class Engine:
                 raise RuntimeError("what is known of the update could not be told")
             found = self._view(step, known.batch, source, gradients=gradients, method=AT_STEP, peers=peers)
             found.loss, found.used = known.loss, True
+            found.may_replay = peers is None and self._replays.passed
             found.update_examples, found.micro_batches = known.examples, known.accumulation
             return found
 
@@ -258,7 +277,7 @@ class Engine:
         if not self._guard.open or known is None:
             return
         with self._guard:
-            alone = [probe for probe in prepared if not self.runner.together(probe)]
+            alone = [probe for probe in prepared if not self.runner.agenda.together(probe)]
             if alone and not self._replays.may_run(alone, step, known.batch, source):
                 alone = [probe for probe in alone if not replays(probe)]
             if alone:
@@ -269,8 +288,8 @@ class Engine:
 
     def _due(self, moment: Moment, step: int) -> tuple[list[Probe], list[Probe]]:
         """List the due probes that all processes measure together, and those that this one measures alone."""
-        due = self.runner.due(moment, step) if self._guard.open or self.joined else []
-        shared = [probe for probe in due if self.runner.together(probe)]
+        due = self.runner.agenda.due(moment, step) if self._guard.open or self.joined else []
+        shared = [probe for probe in due if self.runner.agenda.together(probe)]
         if moment is Moment.UPDATE:  # for probes that watch it was decided before: the budget has moved on since
             due = [probe for probe in due if not watches(probe)]
             armed = [probe for probe in self.runner.probes if self._watching.due(probe) and probe not in shared]
@@ -288,8 +307,8 @@ class Engine:
     def _settle(self, step: int) -> None:
         """Take in what devices have finished, record the overhead now and then, and hand everything over."""
         self._readback.poll()
-        self.runner.poll()
-        self.runner.governor.bookkeeping = max(self._guard.seconds - self.runner.host, 0.0)
+        self.runner.charges.poll()
+        self.runner.governor.bookkeeping = max(self._guard.seconds - self.runner.charges.host, 0.0)
         now = time.perf_counter()
         if now - self._told >= OVERHEAD_INTERVAL and step != self._told_at:
             self._told, self._told_at = now, step
@@ -297,10 +316,14 @@ class Engine:
         self.writer.flush()
 
     def _costs(self) -> list[Measurement]:
-        elapsed = self.runner.elapsed
         governor = self.runner.governor
-        found = [Measurement("overhead", (governor.bookkeeping + governor.total) / elapsed)] if elapsed > 0 else []
+        spent = governor.bookkeeping + governor.total
+        found = self._overhead.measured(self.step, self.runner.agenda.elapsed, spent)
         return found + self.runner.costs_of_updates()
+
+    def outside(self, action: Callable[[], None]) -> None:
+        """Run an action when nothing is being measured or recorded: now, or right after that. For signal handlers."""
+        self._guard.outside(action)
 
     def finish(self, kind: str, message: str, timeout: float) -> None:
         """Hand over everything and wait for its delivery for a bounded time.
@@ -313,7 +336,7 @@ class Engine:
         with self._guard:
             self._watching.stop()
             self._readback.drain()
-            self.runner.poll()
+            self.runner.charges.poll()
             if self.step != self._told_at:
                 self.writer.add(self.step, self._costs())
             self.writer.tell(kind, self.step, message, "info" if kind == "run_finished" else "error")

@@ -15,6 +15,7 @@ from torch import nn
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.isolation import LossFunction
 from learnmech.probes.lightning_run import Attempt, begin
+from learnmech.probes.logs import Log
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK
@@ -57,6 +58,8 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         full_batch: Whether every step sees the same whole training set; None to find out.
         dataset_size: Number of training examples; None to ask the data loader.
         tokens_per_sample: Tokens in one example, to count tokens.
+        log: True to pass numbers on to the trainer's loggers as well, as `learnmech/sharpness` and so on, at the step
+            of their measurement; or a function `log(values, step)`.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -73,6 +76,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         full_batch: bool | None = None,
         dataset_size: int | None = None,
         tokens_per_sample: int | None = None,
+        log: bool | Log = False,
         strict: bool = False,
     ) -> None:
         super().__init__()
@@ -88,6 +92,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         self.full_batch = full_batch
         self.dataset_size = dataset_size
         self.tokens_per_sample = tokens_per_sample
+        self.log_to = log
         self.strict = strict
         self._progress: dict[str, Any] = {}
         self._loaded = False
@@ -108,9 +113,15 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs for the run to go on as the same run: plain values only."""
-        if self._attempt is not None:
-            self._progress = self._attempt.progress()
+        self._remember(self._attempt)
         return dict(self._progress)
+
+    def _remember(self, attempt: Attempt | None) -> None:
+        """Note how far the run is; an error here would cost the user the checkpoint, or hide an error of the user's."""
+        try:
+            self._progress = self._progress if attempt is None else attempt.progress()
+        except Exception as error:  # noqa: BLE001 (see above)
+            logger.error("learnmech cannot tell how far the run is (training goes on): %r", error)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the run of a checkpoint."""
@@ -174,7 +185,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
     def _end(self, exception: BaseException | None) -> None:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            self._progress = attempt.progress()
+            self._remember(attempt)
             self._guard(lambda: attempt.end(exception), raises=self.strict and exception is None)
 
     def _guard(self, action: Callable[[], None], *, raises: bool | None = None) -> None:

@@ -15,11 +15,11 @@ from learnmech.probes.distributed.fsdp import SHARDED
 from learnmech.probes.engine import Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, Refusal, Source, TrainingStepSource, refuse_unreplayable
+from learnmech.probes.logs import Logs
+from learnmech.probes.opening import Destination, Opened, opened
 from learnmech.probes.pieces import count
-from learnmech.probes.run import new_run, open_mailbox
 from learnmech.probes.self_test import SelfTest
 from learnmech.probes.watching import expect
-from learnmech.probes.writer import Mailbox, Nowhere, Writer
 
 if TYPE_CHECKING:
     from learnmech.probes.lightning import MechanicsMonitor
@@ -85,22 +85,16 @@ class Attempt:
 
     Args:
         engine: Measures.
-        progress: Identity of the run, as it goes into checkpoints.
+        opened: What it is of a run; the progress of an earlier attempt in a process that only takes part in what all
+            processes measure together, and records nothing.
         loss: The user's loss function, if there is one.
-        beside: True in a process that only takes part in what all processes measure together, and records nothing.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        progress: Mapping[str, Any],
-        loss: Callable[[Any, Any], Tensor] | None,
-        *,
-        beside: bool = False,
+        self, engine: Engine, opened: Opened | Mapping[str, Any], loss: Callable[[Any, Any], Tensor] | None
     ) -> None:
         self.engine = engine
-        self._beside = beside
-        self._identity = dict(progress)
+        self._opened = opened
         self._loss = loss
         self._step = -1
         self._losses: list[Tensor] = []
@@ -111,9 +105,7 @@ class Attempt:
 
     def progress(self) -> dict[str, Any]:
         """Return the identity of the run and how far it is: plain values only."""
-        if self._beside:
-            return dict(self._identity)
-        return self._identity | {"step": self.engine.step, "samples": self.engine.writer.seen}
+        return self._opened.progress(self.engine.step) if isinstance(self._opened, Opened) else dict(self._opened)
 
     def batch_start(self, trainer: Any, module: nn.Module, batch: Any, index: int) -> None:
         """Measure at rest, at the first micro-batch of an update, from step 1 on."""
@@ -158,7 +150,7 @@ class Attempt:
         divided = trainer.accumulate_grad_batches if automatic else 1
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            self._losses.append(loss.detach() * divided)
+            self._losses.append(loss.detach() if divided == 1 else loss.detach() * divided)
         self._examples.append(count(batch))
         self.engine.disarm()
         if trainer.global_step == self._step:
@@ -167,7 +159,8 @@ class Attempt:
         def update() -> Update:
             known = [number for number in self._examples if number is not None]
             total = sum(known) * trainer.world_size if known and len(known) == len(self._examples) else None
-            mean = torch.stack(self._losses).mean() if self._losses else None
+            losses = self._losses
+            mean = torch.stack(losses).mean() if len(losses) > 1 else losses[0] if losses else None
             return Update(mean, batch, total, self._examples[-1], len(self._examples))
 
         self.engine.after_update(self._step, update, lambda: self._source(trainer, module, index))
@@ -190,11 +183,27 @@ def _loss_scale(trainer: Any) -> float | Tensor:
     return 1.0 if scale is None else scale
 
 
-def _mailbox(monitor: "MechanicsMonitor", trainer: Any, run: Any, attempt: int, step: int) -> Mailbox:
+def _logs(monitor: "MechanicsMonitor", trainer: Any) -> Logs | None:
+    """Return what passes numbers on, to a function or to the trainer's loggers directly: metrics stay as they are."""
+
+    def log(values: dict[str, float], step: int) -> None:
+        for one in trainer.loggers:
+            one.log_metrics(values, step=step)
+
+    if not monitor.log_to:
+        return None
+    return Logs(monitor.log_to if callable(monitor.log_to) else log, strict=monitor.strict)
+
+
+def _destination(monitor: "MechanicsMonitor", trainer: Any) -> Destination:
+    logs = _logs(monitor, trainer)
+    return Destination(monitor.sink, monitor.run, monitor.project, monitor.tags, monitor.tokens_per_sample, logs)
+
+
+def _keeps(trainer: Any) -> bool:
     if trainer.fast_dev_run:
         logger.info("learnmech measures, but keeps nothing of a fast_dev_run")
-        return Nowhere()
-    return open_mailbox(run, monitor.sink, attempt=attempt, start_step=step)
+    return not trainer.fast_dev_run
 
 
 def begin(
@@ -221,19 +230,8 @@ def begin(
     if trainer.global_rank != 0:
         return _begin_beside(monitor, trainer, module, progress, peers)
     goes_on = bool(progress.get("run_id")) and (loaded or step >= int(progress.get("step", 0)) > 0)
-    attempt = int(progress["attempt"]) + 1 if goes_on else 0
-    context = describe(module, trainer.optimizers) | _trainer_context(trainer)
-    run = new_run(
-        monitor.run,
-        monitor.project,
-        monitor.tags,
-        context,
-        run_id=progress["run_id"] if goes_on else None,
-        created=progress.get("created") if goes_on else None,
-    )
-    samples = progress.get("samples", 0) if goes_on else 0
-    writer = Writer(_mailbox(monitor, trainer, run, attempt, step), monitor.tokens_per_sample, samples=samples or 0)
-    writer.counts_samples = samples is not None
+    context = describe(module, trainer.optimizers) | _trainer_context(trainer) | {"budget": monitor.budget}
+    attempt = opened(_destination(monitor, trainer), context, progress if goes_on else {}, step, keep=_keeps(trainer))
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     precise = _is_precise(trainer, device)
     refusal = _why_not_replayable(trainer, module, monitor.loss is not None)
@@ -241,7 +239,7 @@ def begin(
         module,
         trainer.optimizers,
         monitor.probes,
-        writer,
+        attempt.writer,
         budget=monitor.budget,
         foresees=True,
         declared_full_batch=monitor.full_batch,
@@ -258,11 +256,9 @@ def begin(
             expect(monitor.probes, 1, 1)
     elif monitor.loss is not None:
         refusal = SHARDED if is_sharded(module) else ""
-    writer.tell("run_started", step, f"attempt {attempt} from step {step}", attempt=attempt)
     if refusal:
         engine.refuse_replays(step, refusal)
-    identity = {"version": 1, "run_id": run.id, "created": run.created, "attempt": attempt}
-    return Attempt(engine, identity, monitor.loss)
+    return Attempt(engine, attempt, monitor.loss)
 
 
 def _begin_beside(
@@ -280,7 +276,7 @@ def _begin_beside(
         start_step=trainer.global_step,
         strict=monitor.strict,
     )
-    return None if engine is None else Attempt(engine, progress, monitor.loss, beside=True)
+    return None if engine is None else Attempt(engine, progress, monitor.loss)
 
 
 def _trainer_context(trainer: Any) -> dict[str, Any]:

@@ -9,28 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from learnmech.probes.accumulating import Accumulating
 from learnmech.probes.arguments import whole
 from learnmech.probes.beside import engine_beside
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.context import WAITS, describe, distributed, waits_for_others
+from learnmech.probes.curvature.preconditioners import wrappers
 from learnmech.probes.distributed import companions, is_sharded
 from learnmech.probes.distributed.fsdp import SHARDED
+from learnmech.probes.distributed.group import may_end_early
 from learnmech.probes.engine import AT_STEP, Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, LossFunction
 from learnmech.probes.isolation.source import unwrapped
+from learnmech.probes.logs import Log, Logs
 from learnmech.probes.loss_scale import LossScale
-from learnmech.probes.pieces import count
+from learnmech.probes.opening import Destination, Opened, opened
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
-from learnmech.probes.run import DEFAULT_SINK, new_run, open_mailbox
+from learnmech.probes.run import DEFAULT_SINK
+from learnmech.probes.signals import GRACE, Signals, Terminated
 from learnmech.probes.watching import expect
-from learnmech.probes.writer import Writer
-
-FEWER = 2
-"""Updates in a row of fewer micro-batches after which that is how many there are."""
 
 logger = logging.getLogger("learnmech.probes")
+
+
+ENDS_EARLY = (
+    "Processes may run out of data one after the other (torch.distributed.algorithms.Join): one that has cannot "
+    "measure with the others."
+)
 
 
 class Recorder:
@@ -78,6 +85,7 @@ class Recorder:
         scaler: The `torch.amp.GradScaler` that multiplies the loss, if there is one: gradients told of by
             `after_backward` before its `unscale_` are divided by its scale then.
         gradient_clip: Bound at which the loop clips the gradient: laws of the plain update do not apply then.
+        log: `log(values, step)`, to pass numbers on to a logger as well, as `learnmech/sharpness` and so on.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -99,35 +107,38 @@ class Recorder:
         accumulation: int | None = None,
         scaler: "torch.amp.GradScaler | None" = None,
         gradient_clip: float | None = None,
+        log: Log | None = None,
         strict: bool = False,
     ) -> None:
         if not callable(loss_fn):
             raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
+        if log is not None and not callable(log):
+            raise TypeError(f"log is {log!r}; expected a function log(values, step), such as logger.log_metrics")
         if accumulation is not None:
             whole("Recorder", "accumulation", accumulation, 1, 1)
         self.step = 0
         self._wrapped = model
         self._model = unwrapped(model)
-        self._optimizer = optimizer
+        self._optimizer = wrappers.unwrapped(optimizer)
+        if self._optimizer is not optimizer:  # Accelerate's wrapper has the scaler
+            scaler = scaler or getattr(optimizer, "scaler", None)
         self._loss_fn = loss_fn
         self._probes = probe_set(probes)
-        self._sink = sink
-        self._identity = (run, project, dict(tags or {}))
+        logs = None if log is None else Logs(log, strict=strict)
+        self._destination = Destination(sink, run, project, dict(tags or {}), tokens_per_sample, logs)
         self._budget = checked_budget(budget)
         self._full_batch = full_batch
         self._dataset_size = dataset_size
-        self._tokens_per_sample = tokens_per_sample
-        self._accumulation = accumulation
-        self._expected, self._fewer = accumulation or 1, 0
-        self._loss_scale = LossScale(optimizer, scaler, clips=bool(gradient_clip))
+        self._accumulating = Accumulating(accumulation)
+        self._loss_scale = LossScale(self._optimizer, scaler, clips=bool(gradient_clip))
         self._gradient_clip = gradient_clip
         self._strict = strict
         self._resumed: dict[str, Any] = {}
         self._engine: Engine | None = None
+        self._opened: Opened | None = None
         self._hook: Any = None
-        self._micro_batches: list[int | None] = []
+        self._signals: Signals | None = None
         self._prepared = False
-        self._beside = False
         self._processes = 1
 
     def __enter__(self) -> Self:
@@ -145,44 +156,27 @@ class Recorder:
         rank, world_size = distributed()
         peers = companions(self._wrapped)
         self._processes = 1 if peers is None else peers.size  # each of them has a batch like this one's
-        expect(self._probes, self._expected, self._processes)
+        expect(self._probes, self._accumulating.expected, self._processes)
         common: Any = {"budget": self._budget, "foresees": False, "start_step": self.step, "strict": self._strict}
         if rank != 0:
             self._engine = engine_beside(self._model, [self._optimizer], self._probes, peers, **common)
-            self._beside = self._engine is not None
             self._watch_updates()
             return
-        run, project, tags = self._identity
         context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
         if self._gradient_clip:
             context["gradient_clip"] = self._gradient_clip
-        info = new_run(
-            run,
-            project,
-            tags,
-            context,
-            run_id=self._resumed.get("run_id"),
-            created=self._resumed.get("created"),
-        )
-        self.run_id = info.id
-        self._created = info.created
-        self._attempt = int(self._resumed.get("attempt", -1)) + 1
-        mailbox = open_mailbox(info, self._sink, attempt=self._attempt, start_step=self.step)
-        samples = self._resumed.get("samples", 0)
-        writer = Writer(mailbox, self._tokens_per_sample, samples=samples or 0)
-        writer.counts_samples = samples is not None
+        self._opened = opened(self._destination, context | {"budget": self._budget}, self._resumed, self.step)
         self._engine = Engine(
             self._model,
             [self._optimizer],
             self._probes,
-            writer,
+            self._opened.writer,
             declared_full_batch=self._full_batch,
             dataset_size=self._dataset_size,
             **common,
         )
         if not self._engine.join(peers) and peers is not None:
             expect(self._probes, 1, 1)  # the gradient is a mean over processes of which one alone knows its own part
-        writer.tell("run_started", self.step, f"attempt {self._attempt} from step {self.step}", attempt=self._attempt)
         if waits_for_others(self._model):
             self._engine.refuse_replays(self.step, WAITS)
         elif is_sharded(self._model):
@@ -192,6 +186,7 @@ class Recorder:
     def _watch_updates(self) -> None:
         if self._engine is None:
             return
+        self._signals = Signals(self._probes, self._engine.outside, self._terminated)
         if hasattr(self._optimizer, "register_step_pre_hook"):
             self._hook = self._optimizer.register_step_pre_hook(self._before_step)
         else:
@@ -227,7 +222,7 @@ class Recorder:
         if self._engine is None:
             return
         self._engine.after_backward(self.step, batch)
-        self._micro_batches.append(count(batch))
+        self._accumulating.add(batch)
         self._prepare(gradients=True)
 
     def after_step(self, batch: Any, loss: Tensor | float | None = None) -> None:
@@ -241,41 +236,29 @@ class Recorder:
         if engine is None:
             self.step += 1
             return
+        if engine.joined and may_end_early(self._wrapped):
+            engine.refuse_together(self.step, ENDS_EARLY)
         engine.after_update(self.step, lambda: self._update(batch, loss), self._source, gradients=not self._prepared)
-        self._expect_as_told(engine)
-        self._micro_batches, self._prepared = [], False
+        if self._accumulating.begin(fixed=engine.joined):
+            engine.expect(self._accumulating.expected)
+        self._prepared = False
         self.step += 1
         if self._hook is None:
             self._prepare_next()
         engine.at_rest(self.step, batch, self._source)
         engine.before_backward(self.step)
 
-    def _expect_as_told(self, engine: Engine) -> None:
-        """Learn of how many micro-batches updates consist, where that was not declared."""
-        told = len(self._micro_batches)
-        if self._accumulation or engine.joined or not told:
-            return
-        # one update of fewer is the end of an epoch
-        self._fewer = self._fewer + 1 if told < self._expected else 0
-        if told > self._expected or self._fewer == FEWER:
-            self._expected, self._fewer = told, 0
-            engine.expect(told)
-
     def _update(self, batch: Any, loss: Tensor | float | None) -> Update:
         detached = loss.detach() if isinstance(loss, Tensor) else loss
-        examples = count(batch)
-        accumulation = max(len(self._micro_batches), self._accumulation or 1)
-        if len(self._micro_batches) > 1:
-            known = [number for number in self._micro_batches if number is not None]
-            total = sum(known) if len(known) == len(self._micro_batches) else None
-        else:
-            total = None if examples is None else examples * accumulation
-        if total is not None:
-            total *= self._processes
-        return Update(detached, batch, total, examples, accumulation)
+        pieces, examples, last = self._accumulating.of_update(batch)
+        return Update(detached, batch, None if examples is None else examples * self._processes, last, pieces)
 
     def _source(self) -> FunctionSource:
         return FunctionSource(self._model, self._loss_fn, [self._optimizer])
+
+    def _terminated(self) -> None:
+        """End the run: the process is about to."""
+        self.close(Terminated("by SIGTERM"), timeout=GRACE)
 
     def close(self, error: BaseException | None = None, timeout: float = 5.0) -> None:
         """End the run; the `with` statement does it.
@@ -288,30 +271,26 @@ class Recorder:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+        if self._signals is not None:
+            self._signals.close()
+            self._signals = None
         if engine is None:
             return
         if error is None:
             engine.finish("run_finished", f"finished at step {self.step}", timeout)
         else:
             engine.finish("run_failed", f"{type(error).__name__} at step {self.step}: {error}"[:500], timeout)
-        if not self._beside:
-            self._resumed = self._progress(engine)
-        self._beside = False
+        self._resumed = self.state_dict()
+        self._opened = None
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run; '' before it begins, and in processes that do not record."""
+        return str(self.state_dict().get("run_id", ""))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs for the run to go on as the same run: plain values only."""
-        engine = None if self._beside else self._engine
-        return dict(self._resumed) if engine is None else self._progress(engine)
-
-    def _progress(self, engine: Engine) -> dict[str, Any]:
-        return {
-            "version": 1,
-            "run_id": self.run_id,
-            "created": self._created,
-            "attempt": self._attempt,
-            "step": self.step,
-            "samples": engine.writer.seen,
-        }
+        return dict(self._resumed) if self._opened is None else self._opened.progress(self.step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the run of a checkpoint; call it before the run begins.

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from learnmech.probes.agenda import replays
 from learnmech.probes.distributed import Peers
 from learnmech.probes.health import LIMIT
 from learnmech.probes.isolation import Refusal, Skip, Source
 from learnmech.probes.isolation.silence import REMEDY
 from learnmech.probes.probe import Moment, Probe
 from learnmech.probes.repeatability import Repeatability
-from learnmech.probes.runner import TRACE, Runner, replays
+from learnmech.probes.runner import TRACE, Runner
 from learnmech.probes.self_test import Verdict
 from learnmech.probes.writer import Writer
 
@@ -101,13 +102,18 @@ class Replays:
         """List the probes that may be prepared, so that they evaluate the loss after the update."""
         if not self._test.waits or self._test.verdict is Verdict.PASSED:
             return list(due)
-        return [probe for probe in due if not replays(probe) or self._runner.together(probe)]
+        return [probe for probe in due if not replays(probe) or self._runner.agenda.together(probe)]
 
     def awaiting(self, step: int) -> list[Probe]:
         """List the probes that evaluate the loss across updates and wait for the test, which is begun at rest."""
         if not self._test.waits or self._test.verdict is not Verdict.PENDING:
             return []
-        return [probe for probe in self._runner.due(Moment.UPDATE, step) if replays(probe)]
+        return [probe for probe in self._runner.agenda.due(Moment.UPDATE, step) if replays(probe)]
+
+    @property
+    def passed(self) -> bool:
+        """Whether this process alone may evaluate the loss: the test was asked for, and has passed."""
+        return self._test.verdict is Verdict.PASSED
 
     @property
     def armed(self) -> bool:
@@ -129,8 +135,12 @@ class Replays:
         self._test.disarm()
 
     def refuse(self, step: int, reason: str) -> None:
-        """Switch off every probe that would evaluate the loss in this process alone."""
-        alone = [probe for probe in self._runner.probes if replays(probe) and not self._runner.together(probe)]
+        """Switch off every probe that would evaluate the loss in this process alone, and cannot do without."""
+        for probe in self._runner.probes:
+            tell: Callable[[str], None] | None = getattr(probe, "refuse_replays", None)
+            if tell is not None:
+                tell(reason)
+        alone = [probe for probe in self._runner.probes if replays(probe) and not self._runner.agenda.together(probe)]
         self._refuse(alone, step, reason)
 
     def _refuse(self, probes: Sequence[Probe], step: int, reason: str) -> None:

@@ -1,46 +1,29 @@
 """Running one probe: is it due, what does it cost, and what if it fails."""
 
 import logging
-import math
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 
+from learnmech.probes.agenda import Agenda, appetite, replays
 from learnmech.probes.budget import Governor
+from learnmech.probes.charges import Charges
 from learnmech.probes.checked import checked
+from learnmech.probes.deadline import within
 from learnmech.probes.distributed.failures import error_of, kind_of
 from learnmech.probes.health import LIMIT, Health
 from learnmech.probes.isolation import Refusal, Skip
 from learnmech.probes.probe import Moment, Probe, TrainingView
-from learnmech.probes.stopwatch import Stopwatch
 from learnmech.probes.writer import Writer
 from learnmech.wire import Measurement, Status
 
-if TYPE_CHECKING:
-    from learnmech.probes.distributed import Peers
-
 logger = logging.getLogger("learnmech.probes")
-
-FARTHEST = 1e6
-"""Steps ahead that a measurement is planned at most."""
 
 TRACE = 4000
 """Characters of a traceback kept in the event of a failure."""
-
-
-def replays(probe: Probe) -> bool:
-    """Tell whether a probe says that it evaluates the loss."""
-    return bool(getattr(probe, "replays", False))
-
-
-def collective(probe: Probe) -> bool:
-    """Tell whether a probe can be measured by all processes together."""
-    return bool(getattr(probe, "collective", False))
 
 
 class Runner:
@@ -70,67 +53,17 @@ class Runner:
         self.probes = probes
         self.governor = governor
         self.health = Health()
-        self.host = 0.0
-        """Seconds of host time in probes."""
-        self.peers: Peers | None = None
-        """The processes that measure together with this one."""
-        self.shares_loss = True
-        """Whether processes may evaluate the loss together."""
-        self.gone: set[str] = set()  # probes that have been switched off in all processes
-        self._next: dict[str, int] = {}
-        self._last: dict[str, tuple[int, float]] = {}
+        self.charges = Charges(governor, device)
+        self.agenda = Agenda(probes, governor, self.health, start_step=start_step, foresees=foresees)
         self._writer = writer
         self._device = device
-        self._foresees = foresees
         self._strict = strict
-        self._running: list[tuple[str, float, Stopwatch]] = []
-        self._since: dict[str, int] = {}
-        self._start_step = start_step
-        self._begin = time.perf_counter()
         self._unready: dict[str, Exception] = {}
         self._unarmed: dict[str, Exception] = {}
         for probe in probes:
-            # weights at rest are first seen after an update: step 0 is not made up for at step 1
-            self._since[probe.name] = start_step if self.moment_of(probe) is Moment.AT_REST else start_step - 1
-            governor.open(probe.name, governed=probe.schedule is None)
             reset: Callable[[], None] | None = getattr(probe, "reset", None)
             if reset is not None:
                 reset()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the attempt began."""
-        return time.perf_counter() - self._begin
-
-    def due(self, moment: Moment, step: int) -> list[Probe]:
-        """List the probes that are due at a moment of a step."""
-        return [probe for probe in self.probes if self.moment_of(probe) is moment and self._is_due(probe, step)]
-
-    def moment_of(self, probe: Probe) -> Moment:
-        """Return when a probe measures in this run; one that does not say so measures at rest."""
-        moment = Moment(getattr(probe, "moment", Moment.AT_REST))
-        if moment is Moment.UNSEEN:  # a batch of the probe's own is not that of any update
-            unseen = self._foresees or getattr(probe, "batch", None) is not None
-            return Moment.AT_REST if unseen else Moment.UPDATE
-        return moment
-
-    def _is_due(self, probe: Probe, step: int) -> bool:
-        # whether others count on it does not depend on what has happened to it here
-        if probe.name in self.gone if self.together(probe) else not self.health.well(probe.name):
-            return False
-        if probe.schedule is None and self.together(probe):
-            return self.governor.budget > 0 and step >= self._next.get(probe.name, 0)
-        if probe.schedule is not None:
-            return probe.schedule.due(step, self._since[probe.name])
-        return self.governor.may_run(probe.name, self.elapsed)
-
-    def together(self, probe: Probe) -> bool:
-        """Tell whether all processes measure this probe together."""
-        return self.peers is not None and self.shares(probe)
-
-    def shares(self, probe: Probe) -> bool:
-        """Tell whether all processes measure this probe together once they have met."""
-        return collective(probe) and (self.shares_loss or not replays(probe))
 
     def arm(self, probe: Probe, view: TrainingView) -> bool:
         """Let a probe watch the backward passes that come next; tell whether it does."""
@@ -138,10 +71,10 @@ class Runner:
         with self._caught(probe, view.step) as outcome:
             arm: Callable[[TrainingView], None] = getattr(probe, "arm")  # noqa: B009 (not of all probes)
             try:
-                with self._charged(probe, new=False):
+                with self.charges.of(probe.name, new=False):
                     arm(view)
             except Exception as error:
-                if not self.together(probe):
+                if not self.agenda.together(probe):
                     raise
                 self._unarmed[probe.name] = _told(error)
             outcome.append(True)
@@ -163,10 +96,10 @@ class Runner:
             prepare: Callable[[TrainingView], None] | None = getattr(probe, "prepare", None)
             try:
                 if prepare is not None:
-                    with self._charged(probe, new=not again):
+                    with self.charges.of(probe.name, new=not again):
                         prepare(view)
             except Exception as error:
-                if not self.together(probe):
+                if not self.agenda.together(probe):
                     raise
                 # told to the others when they measure; the exception itself would keep tensors alive
                 self._unready[probe.name] = _told(error)
@@ -175,21 +108,24 @@ class Runner:
 
     def measure(self, probe: Probe, view: TrainingView) -> None:
         """Run a probe and record what it measured, or why it did not."""
-        prepared = self.moment_of(probe) is Moment.UPDATE
+        prepared, evaluates = self.agenda.moment_of(probe) is Moment.UPDATE, replays(probe)
         earlier = self.governor.accounts[probe.name].last if prepared else 0.0
         with self._caught(probe, view.step):
             with self._in_step(probe, view.step):
                 if probe.name in self._unready:
                     raise self._unready.pop(probe.name)
-                with self._charged(probe, new=not prepared) as watch:
+                # what it has spent in hooks, in the midst of the training's backward pass
+                self.governor.charge(probe.name, getattr(probe, "watched", 0.0), new=not prepared)
+                with self.charges.of(probe.name, new=False) as watch, within(self.agenda.patience(view.step)):
                     found = list(probe.measure(view))
-                if found and (replays(probe) or not prepared):  # others have not read their numbers yet
+                self.governor.hungry(probe.name, appetite(probe))
+                if found and (evaluates or not prepared):  # others have not read their numbers yet
                     cost = earlier + watch.seconds
                     found.append(Measurement("probe_cost", cost, scope=probe.name))
                     found[0] = msgspec.structs.replace(found[0], cost=cost)
                 self._writer.add(view.step, [checked(measurement) for measurement in found])
                 self._notice(probe, view.step)
-            self._since[probe.name] = view.step
+            self.agenda.looked(probe.name, view.step)
             self.health.succeeded(probe.name)
 
     def absent(self, probe: Probe, step: int, why: Exception) -> None:
@@ -200,24 +136,14 @@ class Runner:
     @contextmanager
     def _in_step(self, probe: Probe, step: int) -> Iterator[None]:
         """Measure in step with the other processes: all succeed or fail, and all know the next step of the probe."""
-        peers = self.peers
-        if peers is None or not self.together(probe):
+        peers = self.agenda.peers
+        if peers is None or not self.agenda.together(probe):
             yield
             return
         with peers.together():
             yield
-            if probe.schedule is None:  # the first process decides for all: clocks differ
-                own = torch.tensor([self._step_allowed(probe.name, step)], dtype=torch.float64)
-                self._next[probe.name] = int(peers.first(own))
-
-    def _step_allowed(self, name: str, step: int) -> float:
-        """Return the step at which a probe may run again by the budget, if steps take as long as they have taken."""
-        now = self.elapsed
-        begun, since = self._last.get(name, (self._start_step, self.governor.total))
-        self._last[name] = (step, now)
-        pace = (now - since) / max(step - begun, 1)
-        wait = (self.governor.allowed_from(name) - now) / pace if pace > 0 else 1.0
-        return step + max(1.0, min(math.ceil(min(wait, FARTHEST)), FARTHEST))
+            if probe.schedule is None:
+                self.agenda.agree(probe, step, peers)
 
     def _notice(self, probe: Probe, step: int) -> None:
         """Pass on what a probe has to say once, such as by which method it measures and why not by a better one."""
@@ -232,44 +158,20 @@ class Runner:
         found = []
         for probe in self.probes:
             account = self.governor.accounts[probe.name]
-            if self.moment_of(probe) is Moment.UPDATE and not replays(probe) and account.uses:
+            if self.agenda.moment_of(probe) is Moment.UPDATE and not replays(probe) and account.uses:
                 found.append(Measurement("probe_cost", account.last, scope=probe.name))
         return found
 
     def refuse(self, probes: Sequence[Probe], step: int, reason: str) -> None:
         """Switch probes off that cannot be had, and record why, once."""
         for probe in probes:
-            self.gone.add(probe.name)
+            self.agenda.gone.add(probe.name)
             if self.health.well(probe.name):
                 self.health.refuse(probe.name, reason)
                 self.governor.close(probe.name)
                 self._record(probe, step, Status.UNSUPPORTED, reason)
                 self._writer.tell("probe_disabled", step, f"{probe.name}: {reason}", "warning", probe=probe.name)
                 logger.warning("learnmech cannot measure %s in this run: %s", probe.name, reason)
-
-    def poll(self) -> None:
-        """Charge what the device has spent beyond the host time that was charged at once."""
-        still = []
-        for name, charged, watch in self._running:
-            if watch.ready:
-                self.governor.correct(name, max(watch.seconds - charged, 0.0))
-            else:
-                still.append((name, charged, watch))
-        self._running = still
-
-    @contextmanager
-    def _charged(self, probe: Probe, *, new: bool) -> Iterator[Stopwatch]:
-        watch = Stopwatch(self._device)
-        try:
-            with watch:
-                yield watch
-        finally:
-            self.host += watch.host
-            known = watch.ready
-            seconds = watch.seconds if known else watch.host
-            self.governor.charge(probe.name, seconds, new=new)
-            if not known:
-                self._running.append((probe.name, seconds, watch))
 
     @contextmanager
     def _caught(self, probe: Probe, step: int) -> Iterator[list[bool]]:
@@ -295,14 +197,14 @@ class Runner:
             torch.cuda.empty_cache()  # outside the handler, which still refers to the tensors
 
     def _fail(self, probe: Probe, step: int, reason: str, trace: str) -> None:
-        self._since[probe.name] = step
+        self.agenda.looked(probe.name, step)
         self._record(probe, step, Status.FAILED, reason)
         if probe.name not in self.health.failures:
             logger.warning("learnmech probe %s failed at step %d (training goes on): %s", probe.name, step, reason)
         disabled = self.health.failed(probe.name, reason)
         self._writer.tell("probe_failed", step, f"{probe.name}: {reason}", "warning", probe=probe.name, traceback=trace)
         if self.health.failures[probe.name] >= LIMIT:  # as in every process, whatever has switched it off here
-            self.gone.add(probe.name)
+            self.agenda.gone.add(probe.name)
         if disabled:
             self.governor.close(probe.name)
             message = f"{probe.name} failed {LIMIT} times in a row and is disabled: {reason}"

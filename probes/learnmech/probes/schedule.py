@@ -1,11 +1,33 @@
-"""When a probe measures: every n steps, or whenever the budget allows."""
+"""When a probe measures: at fixed steps, on demand, or (with no schedule) whenever the budget allows."""
 
+import bisect
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
 class Schedule:
-    """Measure at steps `start`, `start + n`, `start + 2 n`, ... whatever it costs.
+    """Steps at which to measure, whatever it costs. A schedule of your own defines `latest` and has a telling repr."""
+
+    def latest(self, step: int) -> int:
+        """Return the last scheduled step up to `step`; -1 if there is none."""
+        raise NotImplementedError(f"{type(self).__name__} does not define latest(step)")
+
+    def next(self, step: int) -> float:
+        """Return the first step after `step` at which to look again; infinite if there is none."""
+        return step + 1
+
+    def due(self, step: int, since: int) -> bool:
+        """Tell whether a measurement is due at `step`, having last looked after step `since` (-1: never).
+
+        A step that could not be measured (the first of a run, a skipped one) is made up for at the next one.
+        """
+        return self.latest(step) > since
+
+
+@dataclass(frozen=True, slots=True)
+class Every(Schedule):
+    """Measure at steps `start`, `start + n`, `start + 2 n`, ...
 
     Attributes:
         n: Steps between measurements.
@@ -21,22 +43,102 @@ class Schedule:
         if not _is_whole(self.start) or self.start < 0:
             raise ValueError(f"every({self.n}, start={self.start!r}): expected a step from 0 on, such as start=100")
 
-    def due(self, step: int, since: int) -> bool:
-        """Tell whether a measurement is due at `step`, having last looked after step `since` (-1: never).
+    def latest(self, step: int) -> int:
+        """Return the last scheduled step up to `step`; -1 if there is none."""
+        return -1 if step < self.start else step - (step - self.start) % self.n
 
-        A step that could not be measured (the first of a run, a skipped one) is made up for at the next one.
-        """
+    def next(self, step: int) -> float:
+        """Return the first scheduled step after `step`."""
+        return self.start if step < self.start else self.latest(step) + self.n
+
+
+@dataclass(frozen=True, slots=True)
+class At(Schedule):
+    """Measure at given steps.
+
+    Attributes:
+        steps: The steps, in order.
+    """
+
+    steps: tuple[int, ...]
+
+    def latest(self, step: int) -> int:
+        """Return the last scheduled step up to `step`; -1 if there is none."""
+        index = bisect.bisect_right(self.steps, step)
+        return self.steps[index - 1] if index else -1
+
+    def next(self, step: int) -> float:
+        """Return the first scheduled step after `step`; infinite if there is none."""
+        index = bisect.bisect_right(self.steps, step)
+        return self.steps[index] if index < len(self.steps) else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpaced(Schedule):
+    """Measure at steps that are equally far apart on a logarithmic axis.
+
+    Attributes:
+        per_decade: Measurements from one power of ten to the next.
+        start: First step, from 1 on.
+    """
+
+    per_decade: int
+    start: int = 1
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.per_decade) or self.per_decade < 1:
+            raise ValueError(
+                f"log_spaced({self.per_decade!r}): expected measurements per decade, such as log_spaced(10)"
+            )
+        if not _is_whole(self.start) or self.start < 1:
+            raise ValueError(
+                f"log_spaced({self.per_decade}, start={self.start!r}): expected a step from 1 on, such as start=10"
+            )
+
+    def _step(self, index: int) -> int:
+        return round(float(self.start * 10.0 ** (index / self.per_decade)))
+
+    def latest(self, step: int) -> int:
+        """Return the last scheduled step up to `step`; -1 if there is none."""
         if step < self.start:
-            return False
-        latest = step - (step - self.start) % self.n
-        return latest > since
+            return -1
+        index = math.floor(self.per_decade * math.log10(step / self.start)) + 1  # rounding may have lifted the next one
+        while self._step(index) > step:
+            index -= 1
+        return self._step(index)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+class OnDemand(Schedule):
+    """Measure once, at the next step, whenever `request` is called: by a signal, from a debugger, from another thread.
+
+    Probes that share one such schedule measure once each. Several processes cannot agree on a step without talking to
+    each other at every one: probes that all processes measure together cannot be had on demand.
+
+    Args:
+        signal: Number of a signal that asks for a measurement, such as `signal.SIGUSR1`; listened to during the run, in
+            the main thread, after which the handler from before is back. None: `request` is the only way.
+    """
+
+    def __init__(self, signal: int | None = None) -> None:
+        self.signal = signal
+        self._waits = False
+        self._asked = -1
+
+    def __repr__(self) -> str:
+        return f"on_demand({'' if self.signal is None else self.signal})"
+
+    def request(self) -> None:
+        """Ask for a measurement. Safe in a signal handler and in any thread."""
+        self._waits = True
+
+    def latest(self, step: int) -> int:
+        """Return the step at which the last request was seen; -1 if there has been none."""
+        if self._waits:
+            self._waits, self._asked = False, step
+        return self._asked
 
 
-def every(n: int, start: int = 0) -> Schedule:
+def every(n: int, start: int = 0) -> Every:
     """Measure every `n` steps from step `start` on.
 
     >>> [step for step in range(10) if every(4, start=1).due(step, step - 1)]
@@ -44,5 +146,49 @@ def every(n: int, start: int = 0) -> Schedule:
 
     Raises:
         ValueError: `n` or `start` is not a whole number in range.
-    """  # noqa: DOC502 (raised by Schedule)
-    return Schedule(n, start)
+    """  # noqa: DOC502 (raised by Every)
+    return Every(n, start)
+
+
+def at(steps: Iterable[int]) -> At:
+    """Measure at given steps.
+
+    >>> [step for step in range(100) if at([3, 50, 7]).due(step, step - 1)]
+    [3, 7, 50]
+
+    Raises:
+        ValueError: There is none, or one is not a whole number from 0 on.
+    """
+    found = sorted(set(steps))
+    if not found or not all(_is_whole(step) and step >= 0 for step in found):
+        raise ValueError(f"at({found!r}): expected steps from 0 on, such as at([0, 100, 1000])")
+    return At(tuple(found))
+
+
+def log_spaced(per_decade: int, start: int = 1) -> LogSpaced:
+    """Measure `per_decade` times from one power of ten to the next, from step `start` on.
+
+    >>> [step for step in range(1001) if log_spaced(3).due(step, step - 1)]
+    [1, 2, 5, 10, 22, 46, 100, 215, 464, 1000]
+
+    Raises:
+        ValueError: `per_decade` or `start` is not a whole number from 1 on.
+    """  # noqa: DOC502 (raised by LogSpaced)
+    return LogSpaced(per_decade, start)
+
+
+def on_demand(signal: int | None = None) -> OnDemand:
+    """Measure once, at the next step, whenever it is asked for.
+
+    >>> schedule = on_demand()
+    >>> schedule.due(7, 6)
+    False
+    >>> schedule.request()
+    >>> [step for step in range(7, 10) if schedule.due(step, step - 1)]
+    [7]
+    """
+    return OnDemand(signal)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from learnmech.probes.agenda import replays
 from learnmech.probes.distributed import PeerFailed, Peers
 from learnmech.probes.distributed.meeting import all_present
 from learnmech.probes.guard import Guard
 from learnmech.probes.isolation import Skip, Source
 from learnmech.probes.probe import Probe, TrainingView
 from learnmech.probes.replays import Replays
-from learnmech.probes.runner import Runner, replays
+from learnmech.probes.runner import Runner
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -35,12 +36,12 @@ class Together:
         Args:
             peers: The processes, this one among them; None: there are no others.
         """
-        if peers is None or not any(map(self._runner.shares, self._runner.probes)):
+        if peers is None or not any(map(self._runner.agenda.shares, self._runner.probes)):
             return False
-        if not all_present(peers, _signature([*filter(self._runner.shares, self._runner.probes)])):
+        if not all_present(peers, _signature([*filter(self._runner.agenda.shares, self._runner.probes)])):
             logger.warning("learnmech measures in one process alone: the others have no monitor, or other probes")
             return False
-        self._runner.peers = peers
+        self._runner.agenda.peers = peers
         return True
 
     def measure(
@@ -62,7 +63,7 @@ class Together:
             build: Makes the view.
             unready: Those among `due` that have not seen the weights before the update: none does then.
         """
-        peers = self._runner.peers
+        peers = self._runner.agenda.peers
         if peers is None:
             return
         view, obstacle = None, PeerFailed("it has stopped measuring after failures of its own")
@@ -81,7 +82,7 @@ class Together:
                 self._replays.may_run_together(evaluating, step, batch, told if view is None else source, peers)
         for probe in due:
             with self._guard:
-                if probe.name in self._runner.gone:
+                if probe.name in self._runner.agenda.gone:
                     continue
                 if not self._runner.health.well(probe.name):
                     self._runner.absent(probe, step, PeerFailed("the probe is switched off there"))

@@ -28,7 +28,7 @@ class Watching:
         if not self._guard.open:
             return
         with self._guard:
-            due = [p for p in self._runner.due(Moment.UPDATE, step) if watches(p)]
+            due = self._runner.agenda.due(Moment.UPDATE, step, [p for p in self._runner.probes if watches(p)])
             if due:
                 seen = view()
                 self._watching = [probe for probe in due if self._runner.arm(probe, seen)]

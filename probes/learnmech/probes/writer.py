@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from learnmech.probes.logs import Logs
 from learnmech.wire import Event, Measurement
 
 logger = logging.getLogger("learnmech.probes")
@@ -53,10 +54,18 @@ class Writer:
         mailbox: Where frames go.
         tokens_per_sample: Tokens in one example, None if the run does not count tokens.
         samples: Examples seen before this attempt.
+        logs: Where numbers go besides; None: nowhere.
     """
 
-    def __init__(self, mailbox: Mailbox, tokens_per_sample: int | None = None, samples: int = 0) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        tokens_per_sample: int | None = None,
+        samples: int = 0,
+        logs: Logs | None = None,
+    ) -> None:
         self._mailbox = mailbox
+        self._logs = logs
         self._tokens_per_sample = tokens_per_sample
         self._pending: dict[tuple[int, int | None], tuple[list[Measurement], list[Event]]] = {}
         self.samples = samples
@@ -109,6 +118,8 @@ class Writer:
         for (step, seen), (measurements, events) in pending.items():
             tokens = None if seen is None or self._tokens_per_sample is None else seen * self._tokens_per_sample
             self._mailbox.put(step, measurements, events, samples=seen, tokens=tokens)
+            if self._logs is not None:
+                self._logs.tell(step, measurements)
 
     def close(self, timeout: float) -> None:
         """Hand everything over and wait for its delivery for a bounded time."""

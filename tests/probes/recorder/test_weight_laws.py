@@ -57,8 +57,11 @@ def test_a_random_walk_of_scale_invariant_weights_reaches_angle_and_norm(kind, s
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("SGDM", nn.BatchNorm1d), ("AdamW", nn.LayerNorm)])
-def test_layers_before_a_normalization_reach_the_angle(kind, norm, spool):
-    """Two hidden layers before normalizations without gains, on targets half of which are drawn anew each time."""
+def test_layers_before_a_normalization_reach_angle_and_norm(kind, norm, spool):
+    """Two hidden layers before normalizations without gains, on targets half of which are drawn anew each time.
+
+    SGD settles |w|^4 at eta <|g|^2 |w|^2> / (2 lambda (1 - mu)), AdamW the rms at sqrt(eta / (2 lambda)).
+    """
     torch.manual_seed(0)
     plain = {"affine": False} if norm is nn.BatchNorm1d else {"elementwise_affine": False}
     model = nn.Sequential(
@@ -69,9 +72,8 @@ def test_layers_before_a_normalization_reach_the_angle(kind, norm, spool):
     rate, decay = (2e-3, 2.0) if kind == "AdamW" else (0.05, 0.08)
     optimizer = make(kind, model.parameters(), rate, decay)
     loss_fn = lambda model, batch: class_loss(model(batch[0]), batch[1])
-    with Recorder(
-        model, optimizer, loss_fn, [WeightDynamics(every(10, start=600))], sink=spool.url, budget=0
-    ) as recorder:
+    probe = WeightDynamics(every(10, start=600), per_parameter=True)
+    with Recorder(model, optimizer, loss_fn, [probe], sink=spool.url, budget=0) as recorder:
         for _ in range(1200):
             x = torch.randn(16, 16)
             y = torch.where(torch.rand(16) < 0.5, torch.randint(4, (16,)), (x @ teacher).argmax(1))
@@ -85,6 +87,15 @@ def test_layers_before_a_normalization_reach_the_angle(kind, norm, spool):
     (_, first), *_ = run.all("angular_update", "scale_invariant")
     assert first.method == "rms_of_2", "both hidden layers were found, the head was not"
     assert tail(run, "angular_update", power=2) == pytest.approx(angle(kind, rate, decay), rel=0.1)
+    for name in ("0.weight", "3.weight"):
+        assert tail(run, "angular_update", name, power=2) == pytest.approx(angle(kind, rate, decay), rel=0.1)
+        norms, slopes = (list(run.values(observable, name).values()) for observable in ("weight_norm", "grad_norm"))
+        if kind == "AdamW":
+            settled = math.sqrt(rate / (2 * decay) * model.get_parameter(name).numel())
+        else:
+            unit_sq = statistics.fmean((w * g) ** 2 for w, g in zip(norms, slopes, strict=True))
+            settled = (rate * unit_sq / (2 * decay * 0.1)) ** 0.25
+        assert tail(run, "weight_norm", name, power=4) == pytest.approx(settled, rel=0.1)
 
 
 @pytest.mark.parametrize(("momentum", "dampening", "tolerance"), [(0.0, 0.0, 1e-4), (0.9, 0.0, 0.05), (0.9, 0.5, 0.05)])

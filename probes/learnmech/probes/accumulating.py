@@ -1,0 +1,61 @@
+"""Of how many micro-batches the updates of a loop consist, and how many examples they hold."""
+
+from typing import Any
+
+from learnmech.probes.pieces import count
+
+FEWER = 2
+"""Updates in a row of fewer micro-batches after which that is how many there are: one is the end of an epoch."""
+
+
+class Accumulating:
+    """Counts the micro-batches of each update, where the loop tells of them.
+
+    Args:
+        declared: Micro-batches per update as the user says; None to find out.
+
+    Attributes:
+        expected: Micro-batches of the next update, for all that is known.
+    """
+
+    def __init__(self, declared: int | None) -> None:
+        self.expected = declared or 1
+        self._declared = declared
+        self._examples: list[int | None] = []
+        self._fewer = 0
+        self._tells_each = False
+
+    def add(self, batch: Any) -> None:
+        """Count a micro-batch."""
+        self._examples.append(count(batch))
+
+    def of_update(self, batch: Any) -> tuple[int, int | None, int | None]:
+        """Return micro-batches of this update, its examples in this process, and those of its last micro-batch.
+
+        Args:
+            batch: The last micro-batch.
+        """
+        last = count(batch)
+        told = len(self._examples)
+        self._tells_each = self._tells_each or told > 1
+        # the last update of an epoch may have fewer: what was told counts, where every micro-batch is told of
+        number = told if told and self._tells_each else max(told, self._declared or 1)
+        if told < 2:
+            return number, None if last is None else last * number, last
+        known = [examples for examples in self._examples if examples is not None]
+        return number, sum(known) if len(known) == len(self._examples) else None, last
+
+    def begin(self, *, fixed: bool) -> bool:
+        """Begin the next update; tell whether it is expected to consist of another number of micro-batches than before.
+
+        Args:
+            fixed: True if that must not change any more.
+        """
+        told, self._examples = len(self._examples), []
+        if self._declared or fixed or not told:
+            return False
+        self._fewer = self._fewer + 1 if told < self.expected else 0
+        if told > self.expected or self._fewer == FEWER:
+            self.expected, self._fewer = told, 0
+            return True
+        return False
