@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from hypothesis.strategies import SearchStrategy
 
 from learnmech.collector.store import Store
 from learnmech.collector.store.schema import metadata
-from learnmech.wire import Batch, Event, Frame, Measurement, RunInfo
+from learnmech.wire import Batch, Event, Frame, Lineage, Measurement, RunInfo
 
 ENGINES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.postgres))
 
@@ -169,6 +170,7 @@ class Writer:
     attempt: int = 0
     start_step: int = 0
     rank: int = 0
+    lineage: Lineage | msgspec.UnsetType = msgspec.UNSET
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     sequence: int = 0
 
@@ -193,7 +195,7 @@ class Writer:
         """Put frames into a batch."""
         return Batch(
             run=self.run, attempt=self.attempt, start_step=self.start_step, writer=self.id, rank=self.rank, sent=sent,
-            frames=list(frames), heartbeat=heartbeat,
+            frames=list(frames), heartbeat=heartbeat, lineage=self.lineage,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnmech.wire import Event, Frame, Measurement, RunInfo, Status, encode
+from learnmech.wire import Event, Frame, Lineage, Measurement, RunInfo, Status, encode
 from learnmech.wire import segments as format_
 from learnmech.wire.disk import Disk
 from learnmech.wire.segments import MAGIC, SegmentHeader, SegmentReader, SegmentWriter, record
@@ -337,6 +337,17 @@ def test_a_spool_is_read_as_batches(tmp_path):
     assert (found[0].run, found[0].attempt, found[0].start_step, found[0].rank) == (RUN, 2, 40, 3)
     # What was refused is delivered again only when it is asked for by name.
     assert [batch.frames[0].sequence for batch in batches(one / "rejected")] == [7]
+
+
+@pytest.mark.parametrize("lineage", [msgspec.UNSET, Lineage(id="1" * 32, begun=5.0, parent="2" * 32)])
+def test_batches_say_which_attempt_they_are_of_as_far_as_the_header_does(tmp_path, lineage):
+    """Segments of older clients do not say it: a header without lineage has the bytes it always had."""
+    header = msgspec.structs.replace(HEADER, lineage=lineage)
+    assert (b"lineage" in msgspec.msgpack.encode(header)) == (lineage is not msgspec.UNSET)
+    writer = SegmentWriter(segment_path(tmp_path, 0), header)
+    writer.append(encode(frame(0)))
+    writer.close()
+    assert [batch.lineage for batch in batches(tmp_path)] == [lineage]
 
 
 def test_a_header_that_is_lost_is_taken_from_a_neighbour(tmp_path):

@@ -16,6 +16,7 @@ from learnmech.wire import (
     Batch,
     Event,
     Frame,
+    Lineage,
     Measurement,
     Rejection,
     RunInfo,
@@ -64,16 +65,22 @@ BATCH = Batch(
         ),
     ],
 )
+RESUMED = msgspec.structs.replace(
+    BATCH, frames=[], lineage=Lineage(id="1" * 32, begun=1_700_000_008.5, parent="2" * 32)
+)
 ACK = Ack(
     accepted=4, duplicates=0, rejected=[Rejection(0, 2, "los", "unknown observable")], last_sequence=1, server_time=5.0
 )
 
 
-@pytest.mark.parametrize("name", ["batch_v1.json", "batch_v1.msgpack", "ack_v1.json", "ack_v1.msgpack"])
+MESSAGES = {"batch_v1": BATCH, "resumed_v1": RESUMED, "ack_v1": ACK}
+
+
+@pytest.mark.parametrize("name", [f"{stem}.{encoding}" for stem in MESSAGES for encoding in ("json", "msgpack")])
 def test_golden_files_are_written_and_read(name):
     """A change that fails here is a change of the encoding: raise VERSION and add files, never edit these."""
-    message = BATCH if name.startswith("batch") else ACK
-    encoding = name.rpartition(".")[2]
+    stem, _, encoding = name.rpartition(".")
+    message = MESSAGES[stem]
     golden = (GOLDEN / name).read_bytes()
     assert encode(message, encoding) == golden
     assert encode(decode(golden, type(message), encoding), encoding) == golden
@@ -162,6 +169,7 @@ def changed(path, value):
         (["writer"], None, "writer"),
         (["attempt"], -1, "attempt"),
         (["heartbeat"], True, "a heartbeat carries no frames"),
+        (["lineage"], {"id": "me", "begun": 1.0}, "lineage.id"),
     ],
 )
 def test_a_wrong_field_is_named(path, value, sentence):
@@ -170,7 +178,11 @@ def test_a_wrong_field_is_named(path, value, sentence):
     assert sentence in str(caught.value)
 
 
-def test_a_time_that_is_not_finite_is_refused():
-    batch = msgspec.structs.replace(BATCH, sent=math.nan)
-    with pytest.raises(WireError, match="sent is nan; expected seconds since the epoch"):
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("sent", {"sent": math.nan}), ("lineage.begun", {"lineage": Lineage(id="1" * 32, begun=math.nan)})],
+)
+def test_a_time_that_is_not_finite_is_refused(name, changed):
+    batch = msgspec.structs.replace(BATCH, **changed)
+    with pytest.raises(WireError, match=f"{name} is nan; expected seconds since the epoch"):
         decode(encode(batch), Batch)

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from learnmech.wire.messages import VERSION, Batch
+from learnmech.wire.messages import VERSION, Batch, Lineage
 
 Format = Literal["msgpack", "json"]
 T = TypeVar("T")
@@ -62,7 +62,10 @@ def _check(batch: Batch) -> None:
     """Check what a type cannot say: the version, finite times, increasing sequences."""
     if batch.version != VERSION:
         raise WireError(_version_sentence(batch.version))
-    for name, time in (("sent", batch.sent), ("run.created", batch.run.created)):
+    times = [("sent", batch.sent), ("run.created", batch.run.created)]
+    if isinstance(batch.lineage, Lineage):
+        times.append(("lineage.begun", batch.lineage.begun))
+    for name, time in times:
         if not math.isfinite(time):
             raise WireError(f"not a Batch: {name} is {time}; expected seconds since the epoch")
     if batch.heartbeat and batch.frames:

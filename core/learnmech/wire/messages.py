@@ -7,7 +7,7 @@ late, or years later from a spool folder, and still land exactly once.
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from learnmech.observables import MAX_NAME_LENGTH, Status
 
@@ -110,19 +110,37 @@ class RunInfo(Struct, frozen=True, omit_defaults=True):
     context: dict[str, Any] = {}
 
 
+class Lineage(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Which attempt of a run this is, and which one it goes on from.
+
+    Attempts are counted from what a checkpoint says, so all resumes from one checkpoint have the same number.
+
+    Attributes:
+        id: 32 hexadecimal digits, made when the attempt began; the same in all processes of the attempt.
+        begun: Seconds since the epoch when it began, on the trainer's clock.
+        parent: `id` of the attempt that wrote the checkpoint; None for a new run, or when the checkpoint does not say.
+    """
+
+    id: Identifier
+    begun: float
+    parent: Identifier | None = None
+
+
 class Batch(Struct, frozen=True, kw_only=True):
     """Consecutive frames of one writer.
 
     Attributes:
         version: Version of this format.
         run: The run.
-        attempt: 0 for the first start, one more for each resume from a checkpoint.
-        start_step: Step at which the attempt began; older attempts are superseded from there on.
+        attempt: 0 for the first start, for a resume one more than the attempt that wrote the checkpoint.
+        start_step: Step at which the attempt began; what it goes on from is superseded from there on.
         writer: 32 hexadecimal digits; every process that writes has its own.
         rank: Distributed rank of the writer.
         sent: Seconds since the epoch on the writer's clock when the batch was sent.
         frames: The frames, in order of sequence.
         heartbeat: True for an empty batch that only says the run is alive.
+        lineage: Tells attempts of the same number apart. Without it, from an older client, they are one attempt, and
+            each attempt goes on from the one of the next lower number.
     """
 
     version: int = VERSION
@@ -134,6 +152,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     sent: float
     frames: list[Frame] = []
     heartbeat: bool = False
+    lineage: Lineage | UnsetType = UNSET
 
 
 class Rejection(Struct, frozen=True):

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from learnmech.wire.disk import DISK, Disk
-from learnmech.wire.messages import VERSION, Frame, Identifier, Rejection, RunInfo
+from learnmech.wire.messages import VERSION, Frame, Identifier, Lineage, Rejection, RunInfo
 from learnmech.wire.repair import read_frame
 
 SUFFIX = ".seg"
@@ -55,6 +55,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
         first_sequence: Sequence of the first frame that was to come.
         created: Seconds since the epoch.
         version: Version of the messages inside.
+        lineage: Tells attempts of the same number apart; unset in segments of older clients.
     """
 
     run: RunInfo
@@ -66,6 +67,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     first_sequence: int = 0
     created: float = 0.0
     version: int = VERSION
+    lineage: Lineage | msgspec.UnsetType = msgspec.UNSET
 
 
 _headers = msgspec.msgpack.Decoder(SegmentHeader)

@@ -93,6 +93,7 @@ def batch_of(header: SegmentHeader, frames: list[Frame]) -> Batch:
         rank=header.rank,
         sent=time.time(),
         frames=frames,
+        lineage=header.lineage,
     )
 
 

@@ -1,6 +1,7 @@
 """The identity of a run, and its outbox."""
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 from learnmech.probes.delivery import Outbox
 from learnmech.probes.writer import Mailbox, Nowhere
-from learnmech.wire import RunInfo
+from learnmech.wire import Lineage, RunInfo
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -58,10 +59,23 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def open_mailbox(run: RunInfo, sink: str, *, attempt: int, start_step: int, rank: int = 0) -> Mailbox:
+def new_lineage(parent: Any) -> Lineage:
+    """Return the identity of an attempt that begins now.
+
+    Args:
+        parent: What the checkpoint that it goes on from says of the identity of its attempt. Anything that is none, as
+            from an older learnmech, is left out: a store that refuses it would refuse every measurement.
+    """
+    known = isinstance(parent, str) and re.fullmatch("[0-9a-f]{32}", parent)
+    return Lineage(id=uuid.uuid4().hex, begun=time.time(), parent=parent if known else None)
+
+
+def open_mailbox(
+    run: RunInfo, sink: str, *, attempt: int, start_step: int, rank: int = 0, lineage: Lineage | None = None
+) -> Mailbox:
     """Open an outbox; whatever is wrong with it costs the measurements, not the training."""
     try:
-        outbox = Outbox(run, sink=sink, attempt=attempt, start_step=start_step, rank=rank)
+        outbox = Outbox(run, sink=sink, attempt=attempt, start_step=start_step, rank=rank, lineage=lineage)
         outbox.start()
     except Exception as error:  # noqa: BLE001 (training goes on without measurements)
         logger.warning("learnmech keeps no measurements of this run: %r", error)

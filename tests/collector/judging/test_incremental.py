@@ -1,6 +1,7 @@
 """Judged as it comes, in pieces, late, twice, by several judges: always what one would say who sees it all at once."""
 
 import random
+import uuid
 from collections import defaultdict
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from learnmech.collector.judging import Judge
 from learnmech.laws import LOOKS, Band, Law, Point, Prediction, State, Value, judge
 from learnmech.laws.law import not_applicable
 from learnmech.observables import Status
-from learnmech.wire import Measurement
+from learnmech.wire import Lineage, Measurement
 
 
 class Echo(Law):
@@ -37,9 +38,14 @@ class Echo(Law):
 
 
 def effective(attempts, records):
-    """What counts, by a plain model: each attempt takes over from its start on."""
+    """What counts, by a plain model: of the last attempt and those before it, each takes over from its start on."""
+    number = len(attempts) - 1
+    path = [number]
+    while (number := attempts[number][0]) is not None:
+        path.append(number)
     kept = []
-    for number, start in enumerate(attempts):
+    for number in reversed(path):
+        start = attempts[number][1]
         kept = [record for record in kept if record[1] < start]
         kept += [record for record in records if record[0] == number and record[1] >= start]
     return sorted(kept, key=lambda record: record[1])
@@ -90,12 +96,13 @@ NAMES = st.sampled_from(["user.m", "user.m", "user.n", "learning_rate", "user.u"
 
 @st.composite
 def stories(draw):
-    """Starts of attempts; records (attempt, step, name, scope, value) as they arrive; acts after each; a chunk size."""
-    attempts = [0, *draw(st.lists(st.integers(0, 12), max_size=2))]
+    """Attempts (parent, start); records (attempt, step, name, scope, value) as they come; acts after each; a chunk."""
+    others = range(1, draw(st.integers(1, 5)))
+    attempts = [(None, 0), *((draw(st.integers(0, n - 1)), draw(st.integers(0, 12))) for n in others)]
     records = {}
     for _ in range(draw(st.integers(1, 30))):
         number = draw(st.integers(0, len(attempts) - 1))
-        step = attempts[number] + draw(st.integers(0, 12))
+        step = attempts[number][1] + draw(st.integers(0, 12))
         key = (number, step, draw(NAMES), draw(st.sampled_from(["", "", "a"])))
         records[key] = draw(st.sampled_from([1.0, 1.0, 2.0, 3.0, None]))
     listed = [(*key, value) for key, value in records.items()]
@@ -109,10 +116,13 @@ def check(store, writer, new_run, story):
     attempts, records, acts, chunk = story
     random.seed()
     first = new_run(context={"attempt": 0})
-    writers = [
-        writer(new_run(id=first.id, context={"attempt": n}), attempt=n, start_step=start)
-        for n, start in enumerate(attempts)
-    ]
+    writers = []
+    for n, (parent, start) in enumerate(attempts):
+        before = None if parent is None else writers[parent]
+        lineage = Lineage(id=uuid.uuid4().hex, begun=float(n), parent=None if before is None else before.lineage.id)
+        claimed = 0 if before is None else before.attempt + 1
+        info = new_run(id=first.id, context={"attempt": n})
+        writers.append(writer(info, attempt=claimed, start_step=start, lineage=lineage))
     law = Echo()
     one, two = Judge(store, [law], chunk=chunk), Judge(store, [law])
     for (number, step, name, scope, value), act in zip(records, acts, strict=True):
@@ -221,3 +231,58 @@ def test_a_law_taken_away_leaves_its_residuals_and_a_changed_one_replaces_them(s
     assert Judge(store, [Newer()]).judge(someone.run.id, from_step=0) == 2
     assert store.residuals(someone.run.id, "echo")["predicted"] == [7.0, 7.0]
     assert rows(store, "SELECT DISTINCT version FROM law_point") == [(2,)]
+
+
+def test_a_branch_that_is_taken_up_again_is_judged_anew(store, writer):
+    """Its residuals were written before another branch superseded it, and lie behind all that was judged since."""
+    root, one, two = (Lineage(id=digit * 32, begun=float(digit), parent=None) for digit in "123")
+    first = writer(lineage=root)
+    judge = Judge(store, [Echo()])
+
+    def send(attempt, start, identity, parent, *steps, rate):
+        lineage = Lineage(id=identity.id, begun=identity.begun, parent=parent.id)
+        someone = writer(first.run, attempt=attempt, start_step=start, lineage=lineage)
+        made = [someone.frame(step, Measurement("user.m", 1.0), learning_rate=rate) for step in steps]
+        store.ingest(someone.batch(*made))
+        judge.judge(first.run.id)
+
+    store.ingest(first.batch(*(first.frame(s, Measurement("user.m", 1.0), learning_rate=1.0) for s in (0, 3, 6, 9))))
+    judge.judge(first.run.id)
+    send(1, 10, one, root, 12, 15, rate=2.0)
+    send(1, 8, two, root, rate=4.0)
+    store.ingest(first.batch(first.frame(7, Measurement("user.m", 1.0), learning_rate=1.0)))
+    judge.judge(first.run.id)
+    assert store.residuals(first.run.id, "echo")["step"] == [0, 3, 6, 7]
+    send(2, 14, Lineage(id="4" * 32, begun=4.0), one, 14, rate=2.0)
+    residuals = store.residuals(first.run.id, "echo")
+    assert residuals["step"] == [0, 3, 6, 7, 9, 12, 14]
+    assert residuals["predicted"] == [1.0] * 5 + [2.0 + 1e-3 * 12] * 2
+
+
+def test_what_was_before_is_looked_up_along_the_branch_not_by_numbers(store, writer, rows):
+    """An attempt that arrives before the one it goes on from has the lower number, and is the newer one."""
+    first = writer(lineage=Lineage(id="0" * 32, begun=0.0))
+
+    def send(name, parent, attempt, start, *steps, rate, value):
+        lineage = Lineage(id=name * 32, begun=float(name), parent=parent * 32)
+        someone = writer(first.run, attempt=attempt, start_step=start, lineage=lineage)
+        made = [someone.frame(step, Measurement("user.m", value), learning_rate=rate) for step in steps]
+        store.ingest(someone.batch(*made))
+
+    store.ingest(first.batch(*(first.frame(step, learning_rate=1.0) for step in range(5))))
+    send("1", "0", 1, 5, 5, rate=2.0, value=2.0)
+    send("3", "2", 2, 10, 10, 11, rate=4.0, value=1.0)
+    send("2", "0", 1, 5, 5, 6, 7, rate=5.0, value=5.0)
+    everything = "SELECT step, measured, predicted, verdict, reason FROM residuals ORDER BY step"
+    Judge(store, [Echo()]).judge(first.run.id)
+    found = rows(store, everything)
+    assert [(row[0], row[2]) for row in found] == [
+        *((step, 5.0 + 1e-3 * 5) for step in (5, 6, 7)),
+        *((step, 4.0 + 1e-3 * 10) for step in (10, 11)),
+    ]
+    standing = store.laws(first.run.id)
+    Judge(store, [Echo()]).judge(first.run.id, from_step=11)
+    assert rows(store, everything) == found
+    assert store.laws(first.run.id) == standing
+    [law] = standing
+    assert (law.step, law.measured) == (11, 1.0)

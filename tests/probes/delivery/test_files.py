@@ -5,7 +5,7 @@ import pytest
 from learnmech.probes.delivery import Outbox
 from learnmech.probes.delivery.files import SpoolSink
 from learnmech.sinks import SinkError, Unavailable
-from learnmech.wire import Batch, Frame, Measurement
+from learnmech.wire import Batch, Frame, Lineage, Measurement
 from learnmech.wire.spool import batches
 
 
@@ -16,7 +16,8 @@ def batch(run, first, **settings):
 
 def test_what_goes_in_comes_out(run, tmp_path):
     sink = SpoolSink(f"spool:{tmp_path}/kept")
-    acks = [sink.deliver(batch(run, first)) for first in (0, 3)]
+    lineage = Lineage(id="1" * 32, begun=5.0)
+    acks = [sink.deliver(batch(run, first, lineage=lineage)) for first in (0, 3)]
     assert [(ack.accepted, ack.last_sequence) for ack in acks] == [(3, 2), (3, 5)]
     beat = Batch(run=run, writer="f" * 32, sent=1.0, heartbeat=True)
     assert sink.deliver(beat).last_sequence == -1
@@ -24,6 +25,7 @@ def test_what_goes_in_comes_out(run, tmp_path):
     one, two = batches(tmp_path / "kept")
     assert [frame.step for frame in one.frames + two.frames] == list(range(6))
     assert (one.run, one.writer, one.rank, one.attempt, one.start_step) == (run, "f" * 32, 2, 1, 5)
+    assert one.lineage == two.lineage == lineage
 
 
 def test_a_living_writer_is_not_disturbed(run, tmp_path):

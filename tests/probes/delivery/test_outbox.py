@@ -13,7 +13,7 @@ import pytest
 
 from learnmech.probes.delivery import Outbox
 from learnmech.sinks import SinkMissing, Unavailable
-from learnmech.wire import Event, Measurement, RunInfo
+from learnmech.wire import Event, Lineage, Measurement, RunInfo
 from learnmech.wire.spool import batches
 
 
@@ -125,7 +125,8 @@ def test_after_close_nothing_is_taken_and_nothing_raised(outbox, store, caplog):
 
 
 def test_copies_and_pickles_write_under_names_of_their_own(outbox, store, run, values):
-    box = Outbox(run, sink="spool:somewhere", rank=5)
+    lineage = Lineage(id="1" * 32, begun=5.0)
+    box = Outbox(run, sink="spool:somewhere", rank=5, lineage=lineage)
     box.put(0, values)
     for other in (copy.deepcopy(box), pickle.loads(pickle.dumps(box))):
         other.put(1, values)
@@ -135,6 +136,7 @@ def test_copies_and_pickles_write_under_names_of_their_own(outbox, store, run, v
     assert len({batch.writer for batch in found}) == 3
     assert sorted(frame.step for batch in found for frame in batch.frames) == [0, 1, 1]
     assert {batch.rank for batch in found} == {5}
+    assert [batch.lineage for batch in found] == [lineage] * 3
 
 
 def test_two_writers_of_one_run_do_not_meet(outbox, store):

@@ -21,11 +21,9 @@ _OF: sa.BindParameter[int] = sa.bindparam("of")
 _ATTEMPTS = sa.select(attempt.c.attempt, attempt.c.keep_to, attempt.c.last_step, attempt.c.context).where(
     attempt.c.run_id == _OF
 )
-_SERIES = (
-    sa.select(series.c.series_id, series.c.attempt, series.c.observable, series.c.scope, series.c.first_step)
-    .where(series.c.run_id == _OF, series.c.observable.in_(sa.bindparam("observables", expanding=True)))
-    .order_by(series.c.attempt, series.c.series_id)
-)
+_SERIES = sa.select(
+    series.c.series_id, series.c.attempt, series.c.observable, series.c.scope, series.c.first_step
+).where(series.c.run_id == _OF, series.c.observable.in_(sa.bindparam("observables", expanding=True)))
 _RECORDS = sa.select(point.c.series_id, point.c.step, point.c.value, point.c.stderr, point.c.status).where(
     point.c.run_id == _OF,
     point.c.series_id.in_(sa.bindparam("numbers", expanding=True)),
@@ -83,6 +81,8 @@ class Inputs:
             for row in connection.execute(_SERIES, {"of": run_id, "observables": observables})
             if row.first_step <= kept[row.attempt]
         ]
+        # Of attempts that have points that count, the newer one has the greater `keep_to`.
+        gauges.sort(key=lambda gauge: (gauge.keep_to, gauge.series_id))
         newest = max((row.last_step for row in rows if row.last_step is not None), default=-1)
         return cls(connection, run_id, {row.attempt: row.context for row in rows}, gauges, kept, newest)
 
@@ -171,13 +171,10 @@ class Inputs:
         Yields:
             Law and scope, and how it stood.
         """
-        query = (
-            sa.select(law_series)
-            .where(law_series.c.run_id == self.run_id, law_series.c.law.in_(windows))
-            .order_by(law_series.c.attempt.desc())
-        )
+        query = sa.select(law_series).where(law_series.c.run_id == self.run_id, law_series.c.law.in_(windows))
+        owners = sorted(self.connection.execute(query).all(), key=lambda owner: self.kept[owner.attempt], reverse=True)
         rows: dict[tuple[str, str], list[Any]] = {}
-        for owner in self.connection.execute(query).all():
+        for owner in owners:
             found = rows.setdefault((owner.law, owner.scope), [])
             missing = windows[owner.law] - len(found)
             if missing <= 0:

@@ -61,7 +61,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is kept between batches; true as long as nobody else has judged the run and nothing came before `step`.
+    """What is kept between batches.
+
+    True as long as nobody else has judged the run, nothing came before `step`, and the same attempts count.
 
     Attributes:
         judgements: Count of the run's judgements after the last one.
@@ -69,6 +71,7 @@ class Memory:
         progress: Where the judge stood before that step: more may come of it.
         reach: Last step that may have residuals.
         owners: The run's series of residuals.
+        kept: The last step that counts, by attempt: what no longer does may have residuals behind `reach`.
     """
 
     judgements: int
@@ -76,6 +79,7 @@ class Memory:
     progress: Progress
     reach: int
     owners: table.Owners
+    kept: dict[int, int]
 
 
 # Locks the run, and counts.
@@ -182,10 +186,12 @@ class Judge:
     def _recall(self, inputs: Inputs, first: int, judgements: int) -> Memory:
         """Return the state at or before a step: remembered if that is still true, else read from the store."""
         memory = self._memory.get(inputs.run_id)
-        if memory is not None and memory.judgements == judgements - 1 and memory.step <= first:
+        alone = memory is not None and memory.judgements == judgements - 1
+        if memory is not None and alone and memory.step <= first and memory.kept == inputs.kept:
             return replace(memory, judgements=judgements, progress=memory.progress.copy())
         progress = Progress(Force(inputs.in_force(first)), dict(inputs.standings(self._windows, first)), self._windows)
-        return Memory(judgements, first, progress, FOREVER, table.owners_of(inputs.connection, inputs.run_id))
+        owners = table.owners_of(inputs.connection, inputs.run_id)
+        return Memory(judgements, first, progress, FOREVER, owners, inputs.kept)
 
     def _walk(
         self, inputs: Inputs, memory: Memory, chunk: list[Record], first: int

@@ -92,10 +92,10 @@ def _spans(
     named: Sequence[sa.ColumnElement[bool]],
     run_id: int,
 ) -> list[_Span]:
-    """Return the parts of a series, oldest first; each holds later steps than the one before."""
+    """Return the parts of a series; of those that hold points, each holds later steps than the one before."""
     joined = sa.and_(attempt.c.run_id == owner.c.run_id, attempt.c.attempt == owner.c.attempt)
     query = sa.select(number, owner.c.attempt, attempt.c.keep_to).select_from(owner.join(attempt, joined))
-    query = query.where(owner.c.run_id == run_id, *named).order_by(owner.c.attempt)
+    query = query.where(owner.c.run_id == run_id, *named).order_by(attempt.c.keep_to)
     return [_Span(*row) for row in connection.execute(query)]
 
 

@@ -9,9 +9,10 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
+import msgspec
 import sqlalchemy as sa
 
-from learnmech.collector.store import bulk, registry
+from learnmech.collector.store import attempts, bulk, registry
 from learnmech.collector.store.codes import ATTEMPT, RUN_EVENTS, SEVERITY
 from learnmech.collector.store.engine import clean, plain
 from learnmech.collector.store.ledger import Ledger
@@ -60,7 +61,8 @@ def ingest(connection: sa.Connection, cache: registry.Cache, batch: Batch, recei
     """
     run_id = registry.lock(connection, batch, received)
     known = cache.get(batch.run.id, run_id)
-    known, cut = registry.register_attempt(connection, known, batch, received)
+    known, number, cut = attempts.register(connection, known, batch, received)
+    batch = msgspec.structs.replace(batch, attempt=number)  # from here on by its number in the store
     known, writer_id = registry.register_writer(connection, known, batch, received)
     judge_from = [] if cut is None else [cut]
     accepted = duplicates = 0

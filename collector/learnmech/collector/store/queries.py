@@ -62,7 +62,7 @@ def all_series(connection: sa.Connection, run_id: int) -> list[SeriesRow]:
         sa.select(series, attempt.c.keep_to, *numbers)
         .select_from(series.join(attempt, joined))
         .where(series.c.run_id == run_id, series.c.first_step <= attempt.c.keep_to)
-        .order_by(series.c.attempt)
+        .order_by(attempt.c.keep_to)  # oldest first, among those that have points that count
     )
     parts: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for row in connection.execute(query):
@@ -136,7 +136,7 @@ def laws(connection: sa.Connection, run_id: int) -> list[LawRow]:
         sa.select(law_series.c.law, law_series.c.scope, _last(law_point.c.step, law_series, "law_series_id"), *numbers)
         .select_from(law_series.join(attempt, joined))
         .where(law_series.c.run_id == run_id)
-        .order_by(law_series.c.law, law_series.c.scope, law_series.c.attempt)
+        .order_by(law_series.c.law, law_series.c.scope, attempt.c.keep_to)
     )
     # The newest attempt of each comes last and stays.
     last = {(row.law, row.scope): row for row in connection.execute(query) if row.step is not None}

@@ -1,4 +1,4 @@
-"""Who is writing: runs, attempts and writers get their numbers here, inside the transaction of their first batch.
+"""Who is writing: runs and writers get their numbers here, inside the transaction of their first batch.
 
 What is known of a run is cached per process. Cached facts are committed and never change (ids, names), so a cache that
 lags behind another process only costs a look-up.
@@ -7,17 +7,24 @@ lags behind another process only costs a look-up.
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from learnmech.collector.store.codes import ATTEMPT
-from learnmech.collector.store.engine import clean, plain
-from learnmech.collector.store.schema import FOREVER, attempt, project, run, writer
+from learnmech.collector.store.engine import clean
+from learnmech.collector.store.schema import project, run, writer
 from learnmech.wire import Batch, RunInfo
 
 SeriesKey = tuple[str, str]
 """Observable and scope."""
+
+
+class Seen(NamedTuple):
+    """An attempt as one of its ranks described it."""
+
+    number: int
+    start: int
+    run: RunInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +33,14 @@ class Known:
 
     Attributes:
         run_id: Its number.
-        attempts: Start step and description, by attempt and the rank that gave it.
+        attempts: By the number that the attempt claims, its identity (None from an older client) and rank.
         writers: Numbers by attempt and uuid.
         series: Numbers by attempt and key.
         methods: Numbers by name.
     """
 
     run_id: int
-    attempts: dict[tuple[int, int], tuple[int, RunInfo]] = field(default_factory=dict)
+    attempts: dict[tuple[int, str | None, int], Seen] = field(default_factory=dict)
     writers: dict[tuple[int, str], int] = field(default_factory=dict)
     series: dict[int, dict[SeriesKey, int]] = field(default_factory=dict)
     methods: dict[str, int] = field(default_factory=dict)
@@ -80,7 +87,7 @@ _TOUCH = (
         last_seen=_later(run.c.last_seen, "received"),
         created=_earlier(run.c.created, "begun"),
     )
-    .returning(run.c.run_id, run.c.attempt)
+    .returning(run.c.run_id)
 )
 _INSERT_RUN = sa.text(
     "INSERT INTO run (uuid, project_id, name, created, last_seen, attempt, points, revision, judgements) "
@@ -97,12 +104,11 @@ def lock(connection: sa.Connection, batch: Batch, received: float) -> int:
     """Return the run's number, holding the run until the end of the transaction: one writer at a time per run."""
     found = _touch(connection, batch, received)
     if found is None:
-        project_id = _project(connection, batch.run.project)
         connection.execute(
             _INSERT_RUN,
             {
                 "uuid": batch.run.id,
-                "project_id": project_id,
+                "project_id": project_id(connection, batch.run.project),
                 "name": clean(batch.run.name),
                 "created": batch.run.created,
                 "received": received,
@@ -112,89 +118,21 @@ def lock(connection: sa.Connection, batch: Batch, received: float) -> int:
         found = _touch(connection, batch, received)
     if found is None:
         raise LookupError(f"run {batch.run.id} was deleted while a batch of it was stored")
-    run_id, newest = found
-    if batch.attempt > newest:
-        connection.execute(
-            sa.update(run)
-            .where(run.c.run_id == run_id)
-            .values(
-                attempt=batch.attempt,
-                name=clean(batch.run.name),
-                project_id=_project(connection, batch.run.project),
-            )
-        )
-    return run_id
+    return found
 
 
-def _touch(connection: sa.Connection, batch: Batch, received: float) -> tuple[int, int] | None:
+def _touch(connection: sa.Connection, batch: Batch, received: float) -> int | None:
     values = {"of": batch.run.id, "received": received, "begun": batch.run.created}
-    row = connection.execute(_TOUCH, values).one_or_none()
-    return None if row is None else (row[0], row[1])
+    return connection.execute(_TOUCH, values).scalar_one_or_none()
 
 
-def _project(connection: sa.Connection, name: str) -> int:
+def project_id(connection: sa.Connection, name: str) -> int:
+    """Return the number of a project, made if need be."""
     connection.execute(
         sa.text("INSERT INTO project (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"), {"name": clean(name)}
     )
     found = connection.execute(sa.select(project.c.project_id).where(project.c.name == clean(name)))
     return int(found.scalar_one())
-
-
-def register_attempt(
-    connection: sa.Connection, known: Known, batch: Batch, received: float
-) -> tuple[Known, int | None]:
-    """Make sure that the attempt is there, and that older ones end where it starts.
-
-    `keep_to` of an attempt is the step before the earliest start of any later one, in whatever order they arrive.
-
-    Returns:
-        What is known now, and the first step at which older attempts lost what they had, if any did.
-    """
-    seen = known.attempts.get((batch.attempt, batch.rank))
-    if seen is not None and seen[0] <= batch.start_step and seen[1] == batch.run:
-        return known, None
-    rows = {
-        row.attempt: row for row in connection.execute(sa.select(attempt).where(attempt.c.run_id == known.run_id)).all()
-    }
-    starts = {number: row.start_step for number, row in rows.items()}
-    starts[batch.attempt] = min(batch.start_step, starts.get(batch.attempt, batch.start_step))
-    own = rows.get(batch.attempt)
-    rank = batch.rank if own is None else min(own.rank, batch.rank)
-    described = {
-        "start_step": starts[batch.attempt],
-        "rank": rank,
-        "tags": _described(batch, own, "tags"),
-        "context": _described(batch, own, "context"),
-    }
-    key = (attempt.c.run_id == known.run_id, attempt.c.attempt == batch.attempt)
-    if own is None:
-        values = {"keep_to": _keep_to(batch.attempt, starts), "started": received, "status": ATTEMPT["running"]}
-        identity = {"run_id": known.run_id, "attempt": batch.attempt}
-        connection.execute(sa.insert(attempt).values(**identity, **described, **values))
-    else:
-        connection.execute(sa.update(attempt).where(*key).values(**described))
-    cut = None
-    for number, row in rows.items():
-        if number < batch.attempt and row.keep_to > (keep_to := _keep_to(number, starts)):
-            connection.execute(
-                sa.update(attempt)
-                .where(attempt.c.run_id == known.run_id, attempt.c.attempt == number)
-                .values(keep_to=keep_to)
-            )
-            cut = keep_to + 1
-    entry = (starts[batch.attempt], batch.run)
-    return replace(known, attempts={**known.attempts, (batch.attempt, batch.rank): entry}), cut
-
-
-def _keep_to(number: int, starts: dict[int, int]) -> int:
-    return min((start - 1 for later, start in starts.items() if later > number), default=FOREVER)
-
-
-def _described(batch: Batch, own: Any, name: str) -> object:
-    """Return tags or context of an attempt: what the lowest rank said, completed by what others said."""
-    new = plain(getattr(batch.run, name))
-    old = {} if own is None else getattr(own, name)
-    return {**old, **new} if own is not None and batch.rank < own.rank else {**new, **old}
 
 
 def register_writer(connection: sa.Connection, known: Known, batch: Batch, received: float) -> tuple[Known, int]:

@@ -11,14 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-REVISION = "0001"
+REVISION = "0002"
 """Newest revision in `migrations/`: what this code reads and writes."""
 
 VERSION_TABLE = "learnmech_version"
 """Where the revision of the schema is kept; also what tells our databases from others."""
 
 FOREVER = 2**63 - 1
-"""`attempt.keep_to` of an attempt that nothing has superseded."""
+"""`attempt.keep_to` of the newest attempt, which nothing has superseded."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -71,7 +71,7 @@ attempt = sa.Table(
     _key("run_id", sa.Integer),
     _key("attempt", sa.Integer),
     _column("start_step", sa.BigInteger),
-    _column("keep_to", sa.BigInteger),  # last step that counts: a later attempt starts after it
+    _column("keep_to", sa.BigInteger),  # last step that counts: `lineage`
     _column("last_step", sa.BigInteger, null=True),
     _column("started", sa.Double),
     _column("status", sa.SmallInteger),
@@ -79,6 +79,11 @@ attempt = sa.Table(
     _column("rank", sa.Integer),  # of whoever described the attempt
     _column("tags", _JSON),
     _column("context", _JSON),
+    _column("claimed", sa.Integer),  # the number in its checkpoint: `attempt` too, unless another had it before
+    _column("identity", sa.Text, null=True),  # these three are NULL for an attempt of a client that did not tell
+    _column("begun", sa.Double, null=True),  # on the trainer's clock
+    _column("parent", sa.Text, null=True),  # identity of the attempt that it goes on from, whether that is here or not
+    sa.UniqueConstraint("run_id", "identity"),
 )
 
 writer = sa.Table(

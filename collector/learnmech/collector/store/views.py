@@ -1,8 +1,9 @@
 """The public SQL: views that people and dashboards read, the same in SQLite and PostgreSQL.
 
 `run` is a run's name and `run_id` its 32 hexadecimal digits. Times are seconds since the epoch. After a resume from an
-earlier checkpoint the views show the attempt that counts; `measurements` alone also shows what was superseded. A number
-that is NaN or infinite is NULL here, so that aggregates stay clean, and `nonfinite` says which it was.
+earlier checkpoint the views show what led to the newest weights (`lineage`); `measurements` alone also shows what was
+superseded. A number that is NaN or infinite is NULL here, so that aggregates stay clean, and `nonfinite` says which it
+was.
 
 A change of a view needs a revision in `migrations/`, even one that changes no table: the views of a database are made
 anew when it is upgraded.
@@ -90,7 +91,8 @@ SELECT r.name AS run, r.uuid AS run_id, j.name AS project,
             ELSE COALESCE(a.status_time, a.started) END AS since,
        r.created, r.last_seen,
        (SELECT MAX(CASE WHEN b.last_step < b.keep_to THEN b.last_step ELSE b.keep_to END)
-          FROM attempt AS b WHERE b.run_id = r.run_id AND b.last_step IS NOT NULL) AS last_step,
+          FROM attempt AS b
+         WHERE b.run_id = r.run_id AND b.last_step IS NOT NULL AND b.start_step <= b.keep_to) AS last_step,
        r.points,
        (SELECT COUNT(*) FROM attempt AS b WHERE b.run_id = r.run_id) AS attempts,
        a.tags, a.context, r.revision
@@ -109,6 +111,7 @@ SELECT r.name AS run, r.uuid AS run_id, p.step, {time of p} AS time, s.observabl
 """
 
 # Each number of the last point by a look-up at the end of its key, and only of the newest attempt that has a point.
+# Of attempts that have points that count, the newer one has the greater `keep_to`.
 _LAST = (
     "(SELECT p.{column} FROM point AS p WHERE p.run_id = s.run_id AND p.series_id = s.series_id"
     " AND p.step <= a.keep_to ORDER BY p.step DESC LIMIT 1)"
@@ -127,7 +130,7 @@ SELECT r.name AS run, r.uuid AS run_id, {last step} AS step,
    AND NOT EXISTS (SELECT 1 FROM series AS n
                      JOIN attempt AS b ON b.run_id = n.run_id AND b.attempt = n.attempt
                     WHERE n.run_id = s.run_id AND n.observable = s.observable AND n.scope = s.scope
-                      AND n.attempt > s.attempt AND n.first_step <= b.keep_to)
+                      AND b.keep_to > a.keep_to AND n.first_step <= b.keep_to)
 """
 
 _RESIDUALS = """

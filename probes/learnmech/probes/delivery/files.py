@@ -60,6 +60,7 @@ class SpoolSink:
                 sink=f"spool:{self.folder}",
                 first_sequence=batch.frames[0].sequence,
                 created=time.time(),
+                lineage=batch.lineage,
             )
             writer = SegmentWriter(segment_path(folder, index), header)
             try:

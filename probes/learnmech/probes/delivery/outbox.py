@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from learnmech.probes.delivery.courier import Courier
 from learnmech.probes.delivery.lifetimes import LIFETIMES
 from learnmech.probes.delivery.mending import put_mended
@@ -16,7 +18,7 @@ from learnmech.probes.delivery.notices import Notices
 from learnmech.probes.delivery.spool import Spool
 from learnmech.sinks import Sink, SinkError, identity, resolve
 from learnmech.sinks.address import scheme, spool_folder
-from learnmech.wire import Event, Measurement, RunInfo
+from learnmech.wire import Event, Lineage, Measurement, RunInfo
 from learnmech.wire.disk import DISK, Disk
 from learnmech.wire.segments import MAX_AGE, SegmentHeader
 
@@ -63,6 +65,7 @@ class Outbox:
         attempt: int = 0,
         start_step: int = 0,
         rank: int = 0,
+        lineage: Lineage | None = None,
         spool: Path | None = None,
         limit_bytes: int = LIMIT,
         open_sink: Callable[[str], Sink] = resolve,
@@ -74,9 +77,10 @@ class Outbox:
         Args:
             run: The run.
             sink: URL of where it goes. What is wrong with it is said once, in the log, and never raised.
-            attempt: 0 for the first start, one more for each resume.
+            attempt: 0 for the first start, for a resume one more than the attempt that it goes on from.
             start_step: Step at which the attempt begins.
             rank: Distributed rank of this process.
+            lineage: Tells attempts of the same number apart; the same for all outboxes of an attempt.
             spool: The spool's folder; None for the environment's or the default.
             limit_bytes: Bytes of spool at most; `spool:` sinks, whose purpose is to keep, have no bound.
             open_sink: Turns the URL into a sink.
@@ -88,6 +92,7 @@ class Outbox:
         self._attempt = attempt
         self._start_step = start_step
         self._rank = rank
+        self._lineage = lineage
         self._folder = spool
         self._limit = limit_bytes
         self._open_sink = open_sink
@@ -227,6 +232,7 @@ class Outbox:
             writer=uuid.uuid4().hex,
             rank=self._rank,
             sink=name,
+            lineage=self._lineage or msgspec.UNSET,
         )
         limit = None if keeps else self._limit
         spool = Spool(root, header, self._notices, limit_bytes=limit, disk=self._disk, max_age=self._max_age)
