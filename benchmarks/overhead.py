@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
 
 from benchmarks.models import TASKS, Batch, loss_fn, random_batch
 from benchmarks.probe_cost import train
@@ -29,8 +30,10 @@ from learnmech.probes.probe import Probe
 NETWORKS = ("cnn", "transformer")
 BLOCK = 20
 """Steps in a block: one measurement of the dearest default probe takes half of one."""
-SECONDS = 240.0
+SECONDS = 80.0
 """Time for one row."""
+TENSORS = 300
+"""Parameters of the model that has nothing but parameters: what the hooks cost at every step is timed on it."""
 LEAST = 10
 """Pairs of blocks in a row at least."""
 WARM = 3
@@ -114,6 +117,16 @@ def _spent(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
+def _model(name: str) -> nn.Module:
+    if name in TASKS:
+        return TASKS[name].make()
+    return nn.Sequential(*[nn.Linear(8, 8) for _ in range(TENSORS // 2)])
+
+
+def _batch(name: str) -> Batch:
+    return random_batch(name) if name in TASKS else (torch.randn(8, 8), torch.randint(8, (8,)))
+
+
 class Twins:
     """Two copies of one training, of which one is recorded.
 
@@ -125,12 +138,12 @@ class Twins:
     """
 
     def __init__(self, name: str, case: Case, device: str, folder: str) -> None:
-        inputs, targets = (tensor.to(device) for tensor in random_batch(name))
+        inputs, targets = (tensor.to(device) for tensor in _batch(name))
         self._batches: list[Batch] = list(zip(inputs.chunk(case.pieces), targets.chunk(case.pieces), strict=True))
         self._models = []
         for _ in range(2):
             torch.manual_seed(0)
-            model = TASKS[name].make().to(device)
+            model = _model(name).to(device)
             self._models.append((model, torch.optim.AdamW(model.parameters(), lr=1e-4)))
         model, optimizer = self._models[1]
         self.recorder = Recorder(
@@ -204,7 +217,8 @@ def measured(device: str, threads: int, *, quick: bool = False) -> str:
     ]
     chosen = NETWORKS[:1] if quick else NETWORKS
     seconds = SECONDS / 20 if quick else SECONDS
-    rows = [(name, case) for name in chosen for case in CASES]
+    rows = [(name, case) for name in chosen for case in CASES if case.budget]
+    rows += [(name, case) for name in (*chosen, f"{TENSORS} tensors") for case in CASES if not case.budget]
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("network x probes", total=len(rows) * seconds)
         for index, (name, case) in enumerate(rows):

@@ -25,6 +25,7 @@ HYPERPARAMETERS = (
     _hyperparameter(
         "batch_size", r"B", "examples", "Independent examples per optimizer step, over all ranks and micro-batches."
     ),
+    _hyperparameter("budget", r"", "1", "Share of the run's time that probes without a schedule may take together."),
     _hyperparameter("accumulation", r"", "1", "Micro-batches whose gradients are accumulated into one step."),
     _hyperparameter("dataset_size", r"n", "examples", "Examples in the training set, where it is known."),
     _hyperparameter(

@@ -112,6 +112,7 @@ class Engine:
         self._prepared: list[Probe] = []
         self._prepared_at = -1
         self._overhead = Overhead(start_step)
+        writer.add(start_step, [Measurement("budget", budget)])
         self._told = time.perf_counter()
         self._told_at = -1
 

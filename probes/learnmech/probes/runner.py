@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import msgspec
 import torch
@@ -16,6 +16,7 @@ from learnmech.probes.deadline import within
 from learnmech.probes.distributed.failures import error_of, kind_of
 from learnmech.probes.health import LIMIT, Health
 from learnmech.probes.isolation import Refusal, Skip
+from learnmech.probes.isolation.rng import preserved
 from learnmech.probes.probe import Moment, Probe, TrainingView
 from learnmech.probes.writer import Writer
 from learnmech.wire import Measurement, Status
@@ -71,7 +72,7 @@ class Runner:
         with self._caught(probe, view.step) as outcome:
             arm: Callable[[TrainingView], None] = getattr(probe, "arm")  # noqa: B009 (not of all probes)
             try:
-                with self.charges.of(probe.name, new=False):
+                with self.charges.of(probe.name, new=False), self._streams(probe):
                     arm(view)
             except Exception as error:
                 if not self.agenda.together(probe):
@@ -96,7 +97,7 @@ class Runner:
             prepare: Callable[[TrainingView], None] | None = getattr(probe, "prepare", None)
             try:
                 if prepare is not None:
-                    with self.charges.of(probe.name, new=not again):
+                    with self.charges.of(probe.name, new=not again), self._streams(probe):
                         prepare(view)
             except Exception as error:
                 if not self.agenda.together(probe):
@@ -116,7 +117,8 @@ class Runner:
                     raise self._unready.pop(probe.name)
                 # what it has spent in hooks, in the midst of the training's backward pass
                 self.governor.charge(probe.name, getattr(probe, "watched", 0.0), new=not prepared)
-                with self.charges.of(probe.name, new=False) as watch, within(self.agenda.patience(view.step)):
+                limit = within(self.agenda.patience(view.step))
+                with self.charges.of(probe.name, new=False) as watch, limit, self._streams(probe):
                     found = list(probe.measure(view))
                 self.governor.hungry(probe.name, appetite(probe))
                 if found and (evaluates or not prepared):  # others have not read their numbers yet
@@ -172,6 +174,11 @@ class Runner:
                 self._record(probe, step, Status.UNSUPPORTED, reason)
                 self._writer.tell("probe_disabled", step, f"{probe.name}: {reason}", "warning", probe=probe.name)
                 logger.warning("learnmech cannot measure %s in this run: %s", probe.name, reason)
+
+    def _streams(self, probe: Probe) -> AbstractContextManager[object]:
+        """Put the random streams back after a probe of the user's own; ours draw where every stream is put back."""
+        ours = type(probe).__module__.startswith("learnmech.")
+        return nullcontext() if ours else preserved([self._device])
 
     @contextmanager
     def _caught(self, probe: Probe, step: int) -> Iterator[list[bool]]:

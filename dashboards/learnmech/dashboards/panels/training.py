@@ -1,6 +1,6 @@
 """Panels that every run wants in view beside the laws: what it learns, and what watching it costs."""
 
-from learnmech.dashboards.panels.declaration import Panel, Section
+from learnmech.dashboards.panels.declaration import Layer, Panel, Reference, Section
 from learnmech.dashboards.panels.observed import observed
 
 
@@ -37,11 +37,13 @@ def cost() -> tuple[Panel, ...]:
             "overhead",
             "Measuring overhead",
             "What does watching cost?",
-            more="The budget is the `budget` of the monitor, 1 % unless set otherwise; probes with a schedule of "
-            "their own are not held to it.",
-            fails="The first steps, which pay for compilation and the first Lanczos run: the share is counted from "
-            "the start.",
+            more="The budget holds for probes without a schedule, up to one measurement of each; a schedule costs what "
+            "it costs.",
+            fails="The first steps, which pay for compilation and the first Lanczos run: `overhead` is counted from "
+            "the start, the other line over the last 500 steps.",
             source="learnmech.observables.",
+            reference=Reference("budget", "budget"),
+            layers=(Layer("overhead_recent", "last 500 steps"),),
         ),
         observed(
             Section.COST,
