@@ -6,7 +6,7 @@
 
 A cell is a model in a precision, with accumulation, clipping, a wrapper and a set of probes that measure every update.
 Compared at four hooks of every batch are weights, gradients, buffers, optimizer state, the loss scale, the batch, all
-random streams, what is logged and the trainer's metrics.
+random streams, what is logged and printed, and the trainer's metrics.
 """
 
 import argparse

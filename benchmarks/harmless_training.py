@@ -2,9 +2,12 @@
 # ruff: noqa: ARG002 (hooks have the signatures that Lightning calls)
 
 import hashlib
+import io
+import logging
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,9 @@ class Cell:
     def __str__(self) -> str:
         return " ".join(str(value) for value in asdict(self).values() if value not in ("none", "plain", "auto"))
 
+
+logger = logging.getLogger("harmless.user")
+"""A logger such as a user's own: what is logged twice differs."""
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
@@ -108,6 +114,8 @@ class Module(pl.LightningModule):
         logits = checkpoint(self.net, x, use_reentrant=False) if self.wrapped == "checkpointed" else self.net(x)
         loss = cross_entropy(logits.float(), y)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(y))
+        logger.warning("a loss of %d examples", len(y))
+        print("a line")
         return loss
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -154,7 +162,8 @@ def _parts(value: Any) -> Iterator[bytes]:
 class Witness(pl.Callback):
     """Hashes everything at every hook; comes after the monitor, which must have left no trace."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Sequence[io.StringIO]) -> None:
+        self.told = told
         self.seen: list[tuple[str, int, dict[str, str]]] = []
 
     def _see(self, hook: str, trainer: pl.Trainer, module: pl.LightningModule, batch: Any = None) -> None:
@@ -172,6 +181,7 @@ class Witness(pl.Callback):
             "metrics": dict(trainer.callback_metrics),
             "logged": dict(trainer.logged_metrics),
             "batch": batch,
+            "records and lines": [stream.getvalue() for stream in self.told],
         }
         self.seen.append((hook, trainer.global_step, {name: digest(part) for name, part in state.items()}))
 
@@ -209,14 +219,16 @@ def train(cell: Cell, callbacks: Sequence[pl.Callback], folder: Path) -> list[An
     shape = MODELS[cell.model][1]
     count = BATCH * UPDATES * cell.accumulation * (1 if cell.strategy == "auto" else PROCESSES)
     data = TensorDataset(torch.randn(count, *shape), torch.randint(0, 3, (count,)))
-    module, witness = Module(cell), Witness()
+    records, lines = io.StringIO(), io.StringIO()
+    module, witness = Module(cell), Witness((records, lines))
+    logger.propagate, logger.handlers = False, [logging.StreamHandler(records)]
     settings: dict[str, Any] = {"precision": cell.precision}
     if cell.precision == "16-mixed":
         scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
         settings = {"plugins": [pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)]}
     if cell.clipping != "none":
         settings |= {"gradient_clip_val": 0.05, "gradient_clip_algorithm": cell.clipping}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(lines):
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
             max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

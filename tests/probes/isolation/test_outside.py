@@ -1,23 +1,29 @@
 """Effects outside of the process: stopped before they happen, in evaluations only, in their own thread only."""
 # ruff: noqa: SIM115 (files that are refused are never open, and one is held on purpose)
 
+import builtins
 import importlib
 import io
+import logging
 import os
 import queue
 import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.util import spawnv_passfds
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from learnmech.probes.isolation import FunctionSource, Refusal, isolated
-from learnmech.probes.isolation.withheld import Silent, Withheld, is_channel
+from learnmech.probes.isolation.withheld import is_channel
 
+POOL = ThreadPoolExecutor(1)
 OPEN = socket.socketpair()
 for end in OPEN:
     end.setblocking(False)
@@ -51,7 +57,12 @@ def evaluated(effect, model=None):
         (lambda: torch.save(1, "ä"), "writes to the file 'ä'"),
         (lambda: Path("a").mkdir(), "changes the file 'a'"),
         (lambda: Path("a").rename("b"), "changes the file 'a'"),
+        (lambda: os.writev(OPEN[0].fileno(), [b"x"]), "writes to a file"),
+        (lambda: os.pwrite(OPEN[0].fileno(), b"x", 0), "writes to a file"),
         (lambda: os.system("true"), "starts a program"),
+        (lambda: spawnv_passfds(b"/bin/true", [b"true"], []), "starts a program"),
+        (lambda: threading.Thread(target=print).start(), "hands work to another thread"),
+        (lambda: POOL.submit(print), "hands work to another thread"),
         (lambda: OPEN[0].send(b"x"), "uses the network"),
         (lambda: OPEN[1].recv(1), "uses the network"),
     ],
@@ -89,12 +100,21 @@ def test_outside_of_evaluations_and_in_other_threads_everything_is_allowed():
     def other():
         Path("of another thread").write_text("1", encoding="utf-8")
 
-    def effect():
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
+    begin, done = threading.Event(), threading.Event()
 
+    def waits():
+        begin.wait(5)
+        other()
+        done.set()
+
+    def effect():
+        begin.set()
+        done.wait(5)
+
+    thread = threading.Thread(target=waits)
+    thread.start()
     evaluated(effect)
+    thread.join()
     assert Path("of another thread").exists()
     Path("afterwards").write_text("1", encoding="utf-8")
     with pytest.raises(Refusal):
@@ -104,8 +124,22 @@ def test_outside_of_evaluations_and_in_other_threads_everything_is_allowed():
 
 def test_every_door_is_as_it_was():
     def doors():
-        names = {owner: dict(vars(owner)) for owner in (io, os, subprocess, socket.socket, subprocess.Popen, torch)}
-        return [*names.items(), open]
+        names = {
+            owner: dict(vars(owner))
+            for owner in (
+                io,
+                os,
+                subprocess,
+                socket.socket,
+                subprocess.Popen,
+                torch,
+                builtins,
+                logging.Logger,
+                threading.Thread,
+                ThreadPoolExecutor,
+            )
+        }
+        return list(names.items())
 
     before = doors()
     evaluated(lambda: None)
@@ -120,29 +154,6 @@ def test_an_error_of_the_users_stays_one():
 
     with pytest.raises(LookupError, match="mine"):
         evaluated(fails)
-
-
-def test_stand_ins_know_their_thread():
-    """A consumer that looks at the model meanwhile must meet what it put there."""
-    original = queue.Queue()
-    withheld, silent = Withheld(original, "Model.queue"), Silent({"a": 1})
-    seen = []
-
-    def other():
-        withheld.put(1)
-        silent["a"] = 2
-        seen.extend([withheld.qsize(), silent["a"], silent.get("a")])
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    assert seen == [1, 2, 2]
-    for use in (lambda q: q.qsize(), iter, next, lambda q: q(), lambda q: q.__enter__()):
-        with pytest.raises(Refusal, match=r"Model\.queue"):
-            use(withheld)
-    silent["a"] = 3
-    silent.anything.at_all(1).b = 4
-    assert silent._original == {"a": 2}
 
 
 def test_the_model_holds_the_original_again():
@@ -163,3 +174,23 @@ def test_channels_are_known_by_their_class():
             assert is_channel(channel)
     for other in (io.StringIO(), threading.Lock(), [], {}, None, nn.Linear(1, 1), queue.Queue):
         assert not is_channel(other)
+
+
+def test_a_progress_bar_moves_once():
+    model, shown = nn.Linear(2, 2), io.StringIO()
+    model.bar = tqdm(range(9), file=shown)
+    before = shown.getvalue()
+    assert evaluated(lambda: (model.bar.update(1), model.bar.set_postfix(n=model.bar.n)), model) >= 0
+    assert (model.bar.n, shown.getvalue()) == (0, before)
+    with pytest.raises(Refusal, match=r"reads from Linear.bar \(a tqdm\), which is silent while measuring"):
+        evaluated(lambda: list(model.bar), model)
+    model.bar.close()
+
+
+def test_our_own_records_get_through(caplog):
+    def effect():
+        logging.getLogger("of.the.user").error("dropped")
+        logging.getLogger("learnmech.probes").error("kept")
+
+    evaluated(effect)
+    assert caplog.messages == ["kept"]

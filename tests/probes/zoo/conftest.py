@@ -2,11 +2,14 @@
 
 A training with every probe at every step is bit for bit the training without the monitor. Each module of the zoo keeps
 state in another place that a replayed training step writes to. Compared are weights, gradients, buffers, optimizer
-state, training flags, all random streams, Python state and callback metrics at four hooks of every step, and every row
-that was logged: `witness` hooks come after the monitor's own and hash everything that a measurement could change; two
-runs are the same if the two lists of hashes are.
+state, training flags, all random streams, Python state and callback metrics at four hooks of every step, every row,
+every record of `logging` and every printed line: `witness` hooks come after the monitor's own and hash everything that
+a measurement could change; two runs are the same if the two lists of hashes are.
 """
 
+import contextlib
+import io
+import logging
 import random
 import warnings
 
@@ -96,6 +99,30 @@ class Witness(pl.Callback):
         self._see("batch_end", trainer, module, dict(outputs or {}))
 
 
+class Records(logging.Handler):
+    """Keeps what anybody but us logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        if not record.name.startswith("learnmech"):
+            self.lines.append((record.name, record.levelname, record.getMessage()))
+
+
+@contextlib.contextmanager
+def heard():
+    """Yield the records that reach the root logger and what is printed, filled in meanwhile."""
+    records, printed = Records(), io.StringIO()
+    logging.getLogger().addHandler(records)
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield records.lines, printed
+    finally:
+        logging.getLogger().removeHandler(records)
+
+
 class Base(pl.LightningModule):
     """Batch norm, dropout and logging: what any careless measurement would disturb."""
 
@@ -123,8 +150,9 @@ class Base(pl.LightningModule):
 class Trial:
     """One training and all that was seen of it."""
 
-    def __init__(self, witness, logger, module, trainer, error):
+    def __init__(self, witness, logger, module, trainer, error, records, printed):
         self.seen, self.rows, self.direct = witness.seen, logger.rows, logger.direct
+        self.records, self.printed = records, printed
         self.module, self.trainer, self.error = module, trainer, error
 
 
@@ -155,7 +183,7 @@ def train(digest, training_state, tmp_path):
         batches = DataLoader(data, batch_size=BATCH, shuffle=True, collate_fn=collate, drop_last=True)
         batches = batches if loader is None else loader(data)
         error = None
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), heard() as (records, printed):
             warnings.simplefilter("ignore")
             trainer = pl.Trainer(
                 max_epochs=epochs,
@@ -174,7 +202,7 @@ def train(digest, training_state, tmp_path):
                 trainer.fit(module, batches)
             except (Exception, KeyboardInterrupt, SystemExit) as caught:
                 error = caught
-        return Trial(witness, logger, module, trainer, error)
+        return Trial(witness, logger, module, trainer, error, records, printed.getvalue().splitlines())
 
     return run
 
@@ -191,6 +219,8 @@ def same():
         assert len(plain.seen) == len(monitored.seen) > 0
         assert repr(plain.rows) == repr(monitored.rows)
         assert plain.direct == monitored.direct
+        assert plain.records == monitored.records
+        assert plain.printed == monitored.printed
 
     return check
 

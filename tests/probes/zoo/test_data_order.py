@@ -1,5 +1,6 @@
 """Do no harm: loaders keep their place, and every example comes when it would have come."""
 
+import itertools
 import random
 
 import pytest
@@ -58,6 +59,71 @@ def test_a_loader_that_the_module_holds_and_the_step_draws_from(monitored, zoo):
             return repr(self.more.state_dict())
 
     monitored(Draws)
+
+
+def numbers():
+    yield from range(1000)
+
+
+ITERATORS = {
+    "list": lambda: iter(list(range(1000))),
+    "generator": numbers,
+    "loader": lambda: iter(DataLoader(torch.arange(1000.0))),
+    "cycle": lambda: itertools.cycle(range(7)),
+    "zip": lambda: map(sum, zip(range(1000), itertools.count(), strict=False)),
+}
+
+
+class Stream:
+    """An iterator of the user's around another one."""
+
+    def __init__(self, inner):
+        self.inner, self.drawn = inner, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.drawn += 1
+        return next(self.inner)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["held", "held by an object"])
+@pytest.mark.parametrize("kind", ITERATORS)
+def test_an_iterator_that_the_module_holds_and_the_step_draws_from(monitored, zoo, kind, inside, refused):
+    """A replay would use up its items, and training would go on with others."""
+
+    class Draws(zoo.Base):
+        def __init__(self):
+            super().__init__()
+            self.more, self.last = ITERATORS[kind](), None
+            self.more = Stream(self.more) if inside else self.more
+
+        def loss_of(self, x, y):
+            self.last = float(next(self.more))
+            return super().loss_of(x, y) * (1 + 0.01 * self.last)
+
+        def memory(self):
+            return self.last, getattr(self.more, "drawn", None)
+
+    name = {"list": "list_iterator", "loader": "_SingleProcessDataLoaderIter", "zip": "map"}.get(kind, kind)
+    refused(monitored(Draws, epochs=1), f"Draws.more{'.Stream.inner' if inside else ''} (a {name})", "loss=")
+
+
+def test_an_iterator_of_the_users_is_put_back(monitored, zoo, passed):
+    class Counts(zoo.Base):
+        def __init__(self):
+            super().__init__()
+            self.more, self.unused = Stream(None), iter([1])
+
+        def loss_of(self, x, y):
+            self.more.drawn += 1
+            return super().loss_of(x, y) * (1 + 0.01 * self.more.drawn)
+
+        def memory(self):
+            return self.more.drawn
+
+    passed(monitored(Counts))
 
 
 class Endless(IterableDataset):

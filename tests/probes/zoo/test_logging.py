@@ -1,7 +1,10 @@
 """Do no harm: nothing is logged twice, and no flag of the trainer is set by a replay."""
 
+import logging
+
 import pytorch_lightning as pl
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 def test_raw_logger_stop_flag_and_hand_made_warm_up(monitored, zoo, passed):
@@ -60,3 +63,27 @@ def test_a_bound_log_method_kept_elsewhere(monitored, zoo, passed):
             return loss
 
     passed(monitored(Keeps))
+
+
+def test_records_and_printed_lines(monitored, zoo, passed, train):
+    """In the step, and in activations that a backward pass computes again."""
+
+    class Tells(zoo.Base):
+        def loss_of(self, x, y):
+            def hidden(x):
+                logging.getLogger("of.the.user").warning("sees %d", len(x))
+                return self.net(x)
+
+            print("a line")
+            return nn.functional.cross_entropy(checkpoint(hidden, x, use_reentrant=False), y)
+
+        def training_step(self, batch, batch_idx):
+            logging.getLogger().warning("step %d", batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    passed(monitored(Tells))
+    steps = 2 * zoo.EXAMPLES // zoo.BATCH
+    trial = train(Tells)
+    assert len(trial.printed) == steps
+    assert sum(message == f"sees {zoo.BATCH}" for _, _, message in trial.records) == 2 * steps, "once more in backward"
+    assert sum(name == "root" for name, _, _ in trial.records) == steps

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,62 @@ def test_a_tracker_of_its_own_is_told_once(monitored, zoo, passed, monkeypatch):
             return repr(self.tracker.rows), repr(self.tracker.summary)
 
     passed(monitored(Tracked))
+
+
+@pytest.mark.parametrize("how", ["contains", "busy", "list"])
+def test_a_tracker_that_is_asked(monitored, zoo, refused, monkeypatch, how):
+    """What it would say is not known in a replay, where it must not loop for ever either."""
+
+    class Tracker:
+        def __init__(self):
+            self.config, self.history, self.step = {"lr": 1.0}, [1.0], 3
+
+        def busy(self):
+            return False
+
+    monkeypatch.setattr(Tracker, "__module__", "wandb.sdk.wandb_run")
+
+    class Asks(zoo.Base):
+        def __init__(self):
+            super().__init__()
+            self.tracker = Tracker()
+
+        def loss_of(self, x, y):
+            if how == "contains":
+                scale = 2.0 if "scale" in self.tracker.config else 1.0
+            elif how == "list":
+                scale = sum(value for value in self.tracker.history)
+            else:
+                scale = 1.0
+                while self.tracker.busy():
+                    scale += 1.0
+            return super().loss_of(x, y) * scale
+
+    refused(monitored(Asks, epochs=1), "reads from Asks.tracker (a Tracker)", "loss=")
+
+
+@pytest.mark.parametrize("how", ["thread", "pool"])
+def test_work_for_another_thread(monitored, zoo, how, tmp_path):
+    """What it does there would not be seen."""
+    pool = ThreadPoolExecutor(1)
+
+    def write():
+        with Path("rows.txt").open("a", encoding="utf-8") as file:
+            file.write("x")
+
+    class Hands(zoo.Base):
+        def training_step(self, batch, batch_idx):
+            if how == "thread":
+                thread = threading.Thread(target=write)
+                thread.start()
+                thread.join()
+            else:
+                pool.submit(write).result()
+            return super().training_step(batch, batch_idx)
+
+    with pool:
+        refused_without_a_trace(monitored(Hands), "training_step hands work to another thread")
+    assert (tmp_path / "rows.txt").read_text(encoding="utf-8") == "x" * 2 * STEPS
 
 
 def test_effects_left_out_while_probing_are_the_way_out(monitored, zoo, passed, tmp_path):

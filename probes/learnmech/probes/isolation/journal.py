@@ -148,11 +148,14 @@ class Journal:
         return self._look_into_object(value, depth, name)
 
     def _look_into_object(self, value: Any, depth: int, name: str) -> bool:
-        if id(value) not in self._outside and (found := stand_in(value, name, users=_is_users(value))) is not None:
-            self._outside[id(value)] = found
+        kept = _is_state_object(value)
+        if id(value) not in self._outside:
+            found = stand_in(value, name, users=_is_users(value), kept=kept and depth <= DEPTH)
+            if found is not None:
+                self._outside[id(value)] = found
         if id(value) in self._outside:
             return True
-        if depth <= DEPTH and _is_state_object(value):
+        if depth <= DEPTH and kept:
             if type(value).__dictoffset__:
                 self._note_container(value.__dict__, EXACT[dict], depth, f"{name}.{type(value).__name__}")
             if has_slots(value):

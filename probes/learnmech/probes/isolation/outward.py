@@ -1,9 +1,10 @@
-"""Effects that leave the process: files, sockets, programs. Nothing undoes them, so an evaluation stops before them.
+"""Effects that leave the process: files, sockets, programs, threads. Nothing undoes them: an evaluation stops first.
 
 A training step that appends to a file, sends to a server or starts a program would do so once more in every replay.
 While code of the user's evaluates the loss, the doors that Python has to the world outside are guarded: in the thread
-that evaluates they raise, so nothing is opened, sent or started; other threads pass. Files that were opened earlier are
-guarded by `withheld`, where the model holds them.
+that evaluates they raise, so nothing is opened, sent or started. Other threads pass; none is started or given work,
+since what it does there would not be seen. Files that were opened earlier are guarded by `withheld`, where the model
+holds them.
 
 The interpreter's own audit hooks (PEP 578) see more and cannot be removed: `id` is an audit event, and a Lightning step
 of 300 tensors has 400 of them, 40 us with a hook that does nothing. Guarded doors cost nothing outside of evaluations.
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
@@ -24,15 +26,20 @@ from typing import Any, NoReturn
 
 import torch
 
+from learnmech.probes.isolation.doors import Doors, Place
 from learnmech.probes.isolation.refusal import Refusal
 
 _FILES = ("remove", "unlink", "rename", "replace", "mkdir", "rmdir", "link", "symlink", "truncate")
 _PROGRAMS = ("system", "fork", "forkpty", "posix_spawn", "posix_spawnp")
 _SENDS = ("connect", "connect_ex", "send", "sendall", "sendto", "sendmsg", "recv", "recv_into", "recvfrom")
+_DESCRIPTORS = ("write", "writev", "pwrite", "pwritev", "sendfile")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 _COMPILERS = ("torch._inductor", "torch._dynamo.convert_frame", "triton", "torch._functorch._aot_autograd")
 """Modules that keep compiled kernels in files: no effect of the step."""
+
+_LIBRARIES = ("torch", "tqdm")
+"""Packages that may start threads of their own: replicas on several devices, the watcher of a progress bar."""
 
 _EVALUATION = "learnmech.probes.isolation.source"
 """The module whose frame calls the user's code."""
@@ -53,24 +60,19 @@ class _Watch(threading.local):
 
 
 _watch = _Watch()
-_lock = threading.Lock()
-_active = 0
-"""Evaluations under way in all threads; doors are guarded while there are any."""
-_doors: list[tuple[Any, str, Any, Any]] = []
-"""Owner, name, what its own attribute was (a `_Missing` if inherited), and its guard."""
 
 
-class _Missing:
-    """Stands for an attribute that the owner inherits."""
-
-
-def stop(effect: str) -> NoReturn:
+def stop(effect: str, why: str = "which measuring would do once more") -> NoReturn:
     """Refuse an effect, such as "writes to the file 'log.txt'".
+
+    Args:
+        effect: What was about to happen.
+        why: Why it must not.
 
     Raises:
         Refusal: Always; told again at the end of the evaluation, should the user's code have caught it.
     """
-    said = _watch.found or f"{_watch.origin or 'The loss'} {effect}, which measuring would do once more."
+    said = _watch.found or f"{_watch.origin or 'The loss'} {effect}, {why}."
     if _watch.origin is not None:  # in a backward pass, that computes activations again, there is no end to wait for
         _watch.found = said
     raise Refusal(said, _watch.remedy)
@@ -89,74 +91,60 @@ def nothing_leaves(origin: str, remedy: str) -> Iterator[None]:
     """
     before = (_watch.origin, _watch.remedy, _watch.found)
     _watch.origin, _watch.remedy, _watch.found = origin, remedy, ""
-    _guard_doors(1)
     try:
-        yield
+        with _doors.guarded():
+            yield
         found = _watch.found
     except Exception:
         if not _watch.found:
             raise
         found = _watch.found
     finally:
-        _guard_doors(-1)
         _watch.origin, _watch.remedy, _watch.found = before
     if found:  # also where the user's code caught it, or made another exception of it
         raise Refusal(found, remedy)
 
 
-def _guard_doors(more: int) -> None:
-    """Count evaluations; guard the doors with the first, leave them as they were with the last."""
-    global _active  # noqa: PLW0603 (the doors are those of the process)
-    with _lock:
-        _active += more
-        if _active == 1 and more == 1:
-            for owner, name, effect in _places():
-                original = owner.__dict__.get(name, _Missing)
-                guard = _guarded(getattr(owner, name), effect)
-                _doors.append((owner, name, original, guard))
-                setattr(owner, name, guard)
-        elif _active == 0:
-            while _doors:
-                owner, name, original, guard = _doors.pop()
-                if owner.__dict__.get(name) is not guard:  # somebody else has put something there since
-                    continue
-                if original is _Missing:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, original)
-
-
-def _places() -> Iterator[tuple[Any, str, Callable[..., str]]]:
-    """Yield the doors: an owner, a name, and what a call of it does to the world outside, '' for nothing."""
+def _places() -> Iterator[Place]:
+    """Yield the doors, each with what a call of it does to the world outside, '' for nothing."""
     for module in (builtins, io):
-        yield module, "open", _opens
-    yield os, "open", _opens_descriptor
-    yield os, "write", _writes_descriptor
-    yield torch, "save", _saves
-    for name in _FILES:
-        yield os, name, _changes
-    for name in _PROGRAMS:
-        if hasattr(os, name):
-            yield os, name, _starts
-    yield subprocess.Popen, "__init__", _starts
-    if "sqlite3" in sys.modules:  # otherwise nobody has it
-        yield sys.modules["sqlite3"], "connect", _changes
+        yield module, "open", _guard(_opens)
+    yield os, "open", _guard(_opens_descriptor)
+    yield torch, "save", _guard(_saves)
+    for names, effect in ((_DESCRIPTORS, _writes_descriptor), (_FILES, _changes), (_PROGRAMS, _starts)):
+        for name in names:
+            if hasattr(os, name):
+                yield os, name, _guard(effect)
+    yield subprocess.Popen, "__init__", _guard(_starts)
+    yield threading.Thread, "start", _guard(_hands_over, _LIBRARIES)
+    yield ThreadPoolExecutor, "submit", _guard(_hands_over, _LIBRARIES)
+    for package, name, effect in (("_posixsubprocess", "fork_exec", _starts), ("sqlite3", "connect", _changes)):
+        if package in sys.modules:  # otherwise nobody has it
+            yield sys.modules[package], name, _guard(effect)
     sockets = [socket.socket] + ([sys.modules["ssl"].SSLSocket] if "ssl" in sys.modules else [])
     for owner in sockets:
         for name in _SENDS:
-            yield owner, name, _sends
+            yield owner, name, _guard(_sends)
 
 
-def _guarded(original: Any, effect: Callable[..., str]) -> Any:
-    @wraps(original)
-    def guard(*arguments: Any, **keywords: Any) -> Any:
-        if _watch.origin is not None:
-            said = effect(*arguments, **keywords)
-            if said and not _compiles(sys._getframe(1)):  # noqa: SLF001 (there is no other way to the caller)
-                stop(said)
-        return original(*arguments, **keywords)
+_doors = Doors(_places)
 
-    return guard
+
+def _guard(effect: Callable[..., str], callers: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Return what makes a guard: it stops the effect, unless a compiler or one of these packages calls."""
+
+    def make(original: Any) -> Any:
+        @wraps(original)
+        def guard(*arguments: Any, **keywords: Any) -> Any:
+            if _watch.origin is not None:
+                said = effect(*arguments, **keywords)
+                if said and not _is_exempt(sys._getframe(1), callers):  # noqa: SLF001 (no other way to the caller)
+                    stop(said)
+            return original(*arguments, **keywords)
+
+        return guard
+
+    return make
 
 
 def _named(effect: str, path: Any) -> str:
@@ -193,6 +181,15 @@ def _starts(*_: Any, **__: Any) -> str:
 
 def _sends(*_: Any, **__: Any) -> str:
     return "uses the network"
+
+
+def _hands_over(*_: Any, **__: Any) -> str:
+    return "hands work to another thread"
+
+
+def _is_exempt(frame: FrameType, callers: tuple[str, ...]) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package in callers or _compiles(frame)
 
 
 def _compiles(frame: FrameType | None) -> bool:

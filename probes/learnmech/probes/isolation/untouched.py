@@ -8,6 +8,7 @@ from typing import Any
 from learnmech.probes.isolation.batch import tensors as batch_tensors
 from learnmech.probes.isolation.canary import Canary, training_tensors
 from learnmech.probes.isolation.flag import probing
+from learnmech.probes.isolation.quiet import quiet
 from learnmech.probes.isolation.refusal import Refusal
 from learnmech.probes.isolation.settings import gradients_kept, optimizer_settings_kept, trainable_flags_kept
 from learnmech.probes.isolation.silence import REMEDY, silenced
@@ -16,7 +17,7 @@ from learnmech.probes.isolation.source import Source
 
 @contextmanager
 def untouched(source: Source, batch: Any) -> Iterator[ExitStack]:
-    """Keep settings, flags, the silence of hooks and warnings as they are.
+    """Keep settings and flags as they are, with hooks, logs, prints and warnings silent.
 
     Args:
         source: Where the loss comes from.
@@ -38,6 +39,7 @@ def untouched(source: Source, batch: Any) -> Iterator[ExitStack]:
         stack.enter_context(trainable_flags_kept(model))
         stack.enter_context(gradients_kept(model))
         stack.enter_context(silenced(model))
+        stack.enter_context(quiet())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
         yield stack
