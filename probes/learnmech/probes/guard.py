@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,36 +24,21 @@ class Guard:
         open: False once the engine has failed too often.
     """
 
-    _later: Callable[[], None] | None = None
-
     def __init__(self, *, strict: bool) -> None:
         self.seconds = 0.0
         self.open = True
         self._strict = strict
         self._failures = 0
         self._begin = 0.0
-        self._depth = 0
 
     def __enter__(self) -> Self:
-        self._depth += 1
         self._begin = time.perf_counter()
         return self
-
-    def outside(self, action: Callable[[], None]) -> None:
-        """Run an action as soon as nothing runs inside: now, or at the end of what does. For signal handlers."""
-        if self._depth:
-            self._later = action
-        else:
-            action()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self.seconds += time.perf_counter() - self._begin
-        self._depth -= 1
-        if self._later is not None and not self._depth:
-            action, self._later = self._later, None
-            action()
         if kind is None or self._strict or not issubclass(kind, Exception):
             return False
         self._failures += 1

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.isolation import LossFunction
+from learnmech.probes.logs import Log, checked_log
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.recorder import Recorder
@@ -20,6 +21,7 @@ from learnmech.probes.run import DEFAULT_SINK
 try:
     from transformers import TrainerCallback
 
+    from learnmech.probes.huggingface_logs import logs_to
     from learnmech.probes.huggingface_step import calling_trainer, loss_of, watch
 except ImportError as error:
     raise ImportError(f"MechanicsCallback needs transformers: pip install transformers accelerate. {error}") from error
@@ -49,6 +51,7 @@ class MechanicsCallback(TrainerCallback):
         full_batch: Whether every step sees the same whole training set; None to find out.
         dataset_size: Number of training examples.
         tokens_per_sample: Tokens in one example, to count tokens.
+        log: True to pass numbers on to the trainer's reporters as well; or a function `log(values, step)`.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -65,6 +68,7 @@ class MechanicsCallback(TrainerCallback):
         full_batch: bool | None = None,
         dataset_size: int | None = None,
         tokens_per_sample: int | None = None,
+        log: bool | Log = False,
         strict: bool = False,
     ) -> None:
         if loss is not None and not callable(loss):
@@ -74,8 +78,9 @@ class MechanicsCallback(TrainerCallback):
         self._settings = identity | sizes | {"probes": probe_set(probes), "budget": checked_budget(budget)}
         self._key = f"learnmech.MechanicsCallback[{run}]" if run else "learnmech.MechanicsCallback"
         self._loss = loss
+        self._log = checked_log(log)
         self._recorder: Recorder | None = None
-        self._unwatch: Callable[[], None] = lambda: None
+        self._unwatch: Callable[[], None] | None = None
         self._given_up: Any = None
         self._batch: Any = None
         self._losses: list[Tensor] = []
@@ -96,6 +101,7 @@ class MechanicsCallback(TrainerCallback):
             self._loss or loss_of(trainer),
             gradient_clip=args.max_grad_norm if args.max_grad_norm > 0 else None,
             accumulation=args.gradient_accumulation_steps,
+            log=logs_to(trainer, self._log, self._settings["budget"]),
             **self._settings,
         )
         if self._key in (state.stateful_callbacks or {}):  # read from the checkpoint, whatever the trainer makes of it
@@ -107,12 +113,18 @@ class MechanicsCallback(TrainerCallback):
         self._given_up = weakref.finalize(self, recorder.close, RuntimeError(UNEXPLAINED))
         atexit.register(self._given_up)  # its own place in that order would be after the delivery has ended
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind whatever belongs to this process and to the training under way."""
+        here: dict[str, Any] = {"_recorder": None, "_unwatch": None, "_given_up": None, "_batch": None, "_losses": []}
+        return self.__dict__ | here
+
     def _end(self, error: BaseException | None) -> None:
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
             self._given_up.detach()
             atexit.unregister(self._given_up)
-            self._unwatch()
+            if self._unwatch is not None:
+                self._unwatch()
             recorder.close(error)
 
     def _after_backward(self, batch: Any, loss: Tensor) -> None:

@@ -40,31 +40,58 @@ def watch(trainer: Trainer, done: Callable[[Any, Tensor], None], failed: Callabl
     Returns:
         A function that ends it.
     """
-    step: Callable[..., Any] = trainer.training_step
     own = vars(trainer)
-
-    @functools.wraps(step)
-    def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        batch: Any = (
-            dict(inputs) if isinstance(inputs, Mapping) else inputs
-        )  # the step may take the labels out of its own
-        try:
-            loss = step(model, inputs, *args, **kwargs)
-        except BaseException as error:
-            failed(error)
-            raise
-        done(batch, loss)
-        return loss
-
-    before = {name: value for name, value in own.items() if name == "training_step"}
-    own["training_step"] = training_step
+    found = own.get("training_step")  # of another callback, if it is one of ours
+    watched = found if isinstance(found, _Watched) else _Watched(trainer.training_step, found)
+    own["training_step"] = watched
+    listener = (done, failed)
+    watched.listeners.append(listener)
 
     def unwatch() -> None:
-        if own.get("training_step") is training_step:
+        if listener in watched.listeners:
+            watched.listeners.remove(listener)
+        if not watched.listeners and own.get("training_step") is watched:
             del own["training_step"]
-            own.update(before)
+            if watched.before is not None:
+                own["training_step"] = watched.before
 
     return unwatch
+
+
+class _Watched:
+    """A `training_step` that tells listeners of each call: one for all callbacks of a trainer.
+
+    Args:
+        step: What it calls.
+        before: The trainer's own attribute that it stands for; None: its class's method.
+    """
+
+    def __init__(self, step: Callable[..., Any], before: Any) -> None:
+        self._step = step
+        self.before = before
+        self.listeners: list[tuple[Callable[[Any, Tensor], None], Callable[[BaseException], None]]] = []
+        functools.update_wrapper(self, step)
+
+    def __call__(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # the step may take the labels out of its own
+        batch: Any = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        try:
+            loss = self._step(model, inputs, *args, **kwargs)
+        except BaseException as error:
+            for _, failed in list(self.listeners):
+                failed(error)
+            raise
+        for done, _ in list(self.listeners):
+            done(batch, loss)
+        return loss
+
+
+def _defined(trainer: Trainer, name: str) -> Any:
+    """Return what the trainer has under a name, apart from ourselves."""
+    found = inspect.getattr_static(trainer, name)
+    if isinstance(found, _Watched):
+        return inspect.getattr_static(type(trainer), name) if found.before is None else found.before
+    return found
 
 
 def loss_of(trainer: Trainer) -> LossFunction:
@@ -76,7 +103,7 @@ def loss_of(trainer: Trainer) -> LossFunction:
     changed = [
         name
         for name in ("compute_loss", "training_step", "compute_loss_context_manager")
-        if inspect.getattr_static(trainer, name) is not inspect.getattr_static(Trainer, name)
+        if _defined(trainer, name) is not inspect.getattr_static(Trainer, name)
     ]
     alive = weakref.ref(trainer)  # what ends a run that was given up must not keep its trainer
 

@@ -15,10 +15,11 @@ from torch import nn
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.isolation import LossFunction
 from learnmech.probes.lightning_run import Attempt, begin
-from learnmech.probes.logs import Log
+from learnmech.probes.logs import Log, checked_log
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK
+from learnmech.probes.signals import Signals
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -59,7 +60,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         dataset_size: Number of training examples; None to ask the data loader.
         tokens_per_sample: Tokens in one example, to count tokens.
         log: True to pass numbers on to the trainer's loggers as well, as `learnmech/sharpness` and so on, at the step
-            of their measurement; or a function `log(values, step)`.
+            of their measurement, once a second at most; or a function `log(values, step)`, called in another thread.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -92,11 +93,12 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         self.full_batch = full_batch
         self.dataset_size = dataset_size
         self.tokens_per_sample = tokens_per_sample
-        self.log_to = log
+        self.log_to = checked_log(log)
         self.strict = strict
         self._progress: dict[str, Any] = {}
         self._loaded = False
         self._attempt: Attempt | None = None
+        self._signals: Signals | None = None
 
     # --- identity and checkpoints -------------------------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind whatever belongs to this process."""
-        return self.__dict__ | {"_attempt": None, "_progress": self.state_dict()}
+        return self.__dict__ | {"_attempt": None, "_signals": None, "_progress": self.state_dict()}
 
     # --- hooks --------------------------------------------------------------------------------------------------------
 
@@ -140,10 +142,17 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
 
     def _begin(self, trainer: Any, pl_module: nn.Module) -> None:
         self._attempt = None
+        self._listen(on=True)
         loaded, self._loaded = self._loaded, False
         self._attempt = begin(self, trainer, pl_module, self._progress, loaded=loaded)
         if self._attempt is not None:
             self._progress = self._attempt.progress()
+
+    def _listen(self, *, on: bool) -> None:
+        """Listen to signals that ask for measurements, in every process: one may be sent to all, and would end them."""
+        if self._signals is not None:
+            self._signals.close()
+        self._signals = Signals(self.probes) if on else None
 
     def on_train_batch_start(self, trainer: Any, pl_module: nn.Module, batch: Any, batch_idx: int) -> None:
         """Measure at the weights w_t, on the batch about to be used, before anything of the step has happened."""
@@ -184,6 +193,7 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
 
     def _end(self, exception: BaseException | None) -> None:
         attempt, self._attempt = self._attempt, None
+        self._guard(lambda: self._listen(on=False), raises=False)
         if attempt is not None:
             self._remember(attempt)
             self._guard(lambda: attempt.end(exception), raises=self.strict and exception is None)

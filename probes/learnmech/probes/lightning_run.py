@@ -15,7 +15,7 @@ from learnmech.probes.distributed.fsdp import SHARDED
 from learnmech.probes.engine import Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, Refusal, Source, TrainingStepSource, refuse_unreplayable
-from learnmech.probes.logs import Logs
+from learnmech.probes.logs import Logs, Paced, logs_of
 from learnmech.probes.opening import Destination, Opened, opened
 from learnmech.probes.pieces import count
 from learnmech.probes.self_test import SelfTest
@@ -190,9 +190,9 @@ def _logs(monitor: "MechanicsMonitor", trainer: Any) -> Logs | None:
         for one in trainer.loggers:
             one.log_metrics(values, step=step)
 
-    if not monitor.log_to:
-        return None
-    return Logs(monitor.log_to if callable(monitor.log_to) else log, strict=monitor.strict)
+    if isinstance(monitor.log_to, bool):
+        return Paced(log, monitor.budget) if monitor.log_to else None
+    return logs_of(monitor.log_to)
 
 
 def _destination(monitor: "MechanicsMonitor", trainer: Any) -> Destination:

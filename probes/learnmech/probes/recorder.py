@@ -22,13 +22,14 @@ from learnmech.probes.engine import AT_STEP, Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, LossFunction
 from learnmech.probes.isolation.source import unwrapped
-from learnmech.probes.logs import Log, Logs
+from learnmech.probes.logs import Log, Logs, logs_of
 from learnmech.probes.loss_scale import LossScale
 from learnmech.probes.opening import Destination, Opened, opened
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK
-from learnmech.probes.signals import GRACE, Signals, Terminated
+from learnmech.probes.signals import Signals
+from learnmech.probes.termination import GRACE
 from learnmech.probes.watching import expect
 
 logger = logging.getLogger("learnmech.probes")
@@ -85,7 +86,8 @@ class Recorder:
         scaler: The `torch.amp.GradScaler` that multiplies the loss, if there is one: gradients told of by
             `after_backward` before its `unscale_` are divided by its scale then.
         gradient_clip: Bound at which the loop clips the gradient: laws of the plain update do not apply then.
-        log: `log(values, step)`, to pass numbers on to a logger as well, as `learnmech/sharpness` and so on.
+        log: `log(values, step)`, to pass numbers on to a logger as well, as `learnmech/sharpness` and so on; called in
+            a thread of its own, after the step.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -107,13 +109,11 @@ class Recorder:
         accumulation: int | None = None,
         scaler: "torch.amp.GradScaler | None" = None,
         gradient_clip: float | None = None,
-        log: Log | None = None,
+        log: Log | Logs | None = None,
         strict: bool = False,
     ) -> None:
         if not callable(loss_fn):
             raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
-        if log is not None and not callable(log):
-            raise TypeError(f"log is {log!r}; expected a function log(values, step), such as logger.log_metrics")
         if accumulation is not None:
             whole("Recorder", "accumulation", accumulation, 1, 1)
         self.step = 0
@@ -124,8 +124,7 @@ class Recorder:
             scaler = scaler or getattr(optimizer, "scaler", None)
         self._loss_fn = loss_fn
         self._probes = probe_set(probes)
-        logs = None if log is None else Logs(log, strict=strict)
-        self._destination = Destination(sink, run, project, dict(tags or {}), tokens_per_sample, logs)
+        self._destination = Destination(sink, run, project, dict(tags or {}), tokens_per_sample, logs_of(log))
         self._budget = checked_budget(budget)
         self._full_batch = full_batch
         self._dataset_size = dataset_size
@@ -142,7 +141,13 @@ class Recorder:
         self._processes = 1
 
     def __enter__(self) -> Self:
-        """Begin the run, or go on with a loaded one."""
+        """Begin the run, or go on with a loaded one; after its end, with the same run as a new attempt.
+
+        Raises:
+            RuntimeError: The run has begun already.
+        """
+        if self._signals is not None:
+            raise RuntimeError("the run has begun already: one `with recorder:` at a time")
         self._begin()
         return self
 
@@ -156,10 +161,12 @@ class Recorder:
         rank, world_size = distributed()
         peers = companions(self._wrapped)
         self._processes = 1 if peers is None else peers.size  # each of them has a batch like this one's
+        self._accumulating.begin(fixed=True)  # what was told of an update of an earlier run
         expect(self._probes, self._accumulating.expected, self._processes)
         common: Any = {"budget": self._budget, "foresees": False, "start_step": self.step, "strict": self._strict}
         if rank != 0:
             self._engine = engine_beside(self._model, [self._optimizer], self._probes, peers, **common)
+            self._signals = Signals(self._probes)
             self._watch_updates()
             return
         context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
@@ -181,12 +188,12 @@ class Recorder:
             self._engine.refuse_replays(self.step, WAITS)
         elif is_sharded(self._model):
             self._engine.refuse_replays(self.step, SHARDED)
+        self._signals = Signals(self._probes, self._terminated)
         self._watch_updates()
 
     def _watch_updates(self) -> None:
         if self._engine is None:
             return
-        self._signals = Signals(self._probes, self._engine.outside, self._terminated)
         if hasattr(self._optimizer, "register_step_pre_hook"):
             self._hook = self._optimizer.register_step_pre_hook(self._before_step)
         else:
@@ -257,8 +264,12 @@ class Recorder:
         return FunctionSource(self._model, self._loss_fn, [self._optimizer])
 
     def _terminated(self) -> None:
-        """End the run: the process is about to."""
-        self.close(Terminated("by SIGTERM"), timeout=GRACE)
+        """End the run, in another thread than the training's: the process is about to end."""
+        current = self._opened
+        if current is not None:
+            self._engine = None
+            self._resumed = current.progress(self.step)
+            current.writer.fail(self.step, f"Terminated by SIGTERM at step {self.step}", GRACE)
 
     def close(self, error: BaseException | None = None, timeout: float = 5.0) -> None:
         """End the run; the `with` statement does it.
@@ -275,6 +286,7 @@ class Recorder:
             self._signals.close()
             self._signals = None
         if engine is None:
+            self._opened = None  # of a run that SIGTERM has ended, in a process that went on
             return
         if error is None:
             engine.finish("run_finished", f"finished at step {self.step}", timeout)

@@ -1,59 +1,47 @@
-"""Signals during a run: an orderly end when the process is told to terminate, and measurements on demand."""
+"""Signals during a run: measurements on demand, and an orderly end when the process is told to terminate."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 from learnmech.probes.probe import Probe
 from learnmech.probes.schedule import OnDemand
+from learnmech.probes.termination import TERMINATION, End
 
-GRACE = 2.0
-"""Seconds for delivery when the process is told to terminate: what is not delivered then stays in the spool."""
-
-
-class Terminated(Exception):
-    """The process was told to end by a signal."""
+Handler = Callable[[int, FrameType | None], None]
+"""What Python calls when a signal comes."""
 
 
 class Signals:
     """Listens to signals from the beginning to the end of a run.
 
-    Only in the main thread, where Python allows it. SIGTERM is listened to only if nobody else does: then it is told
-    that the run has ended, and the process ends by the signal as it would have without us. A forked child ends at once.
+    Begun in another thread than the main one, where Python does not allow it, it listens to nothing. Closed there, its
+    handlers stay, and ask a run that is over.
 
     Args:
         probes: The probes of the run; some may be measured on demand, by a signal.
-        outside: Runs an action when nothing of ours is under way: a handler may come in the midst of it.
-        terminate: Ends the run, for SIGTERM; it must take a few seconds at most.
+        end: Ends the run at SIGTERM; None to leave SIGTERM alone.
     """
 
-    def __init__(
-        self, probes: Iterable[Probe], outside: Callable[[Callable[[], None]], None], terminate: Callable[[], None]
-    ) -> None:
-        self._outside = outside
-        self._terminate = terminate
-        self._process = os.getpid()
+    def __init__(self, probes: Iterable[Probe], end: End | None = None) -> None:
+        self._end = end
         self._before: dict[int, Any] = {}
-        self._ours: dict[int, Callable[[int, Any], None]] = {}
-        if threading.current_thread() is not threading.main_thread():
-            return
+        self._ours: dict[int, Handler] = {}
         asked: dict[int, list[OnDemand]] = {}
         for schedule in dict.fromkeys(probe.schedule for probe in probes if isinstance(probe.schedule, OnDemand)):
             if schedule.signal is not None:
                 asked.setdefault(schedule.signal, []).append(schedule)
-        for number, schedules in asked.items():
-            self._listen(number, self._requesting(schedules))
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and signal.SIGTERM not in asked:
-            self._listen(signal.SIGTERM, self._terminated)
+        if threading.current_thread() is threading.main_thread():
+            for number, schedules in asked.items():
+                self._ours[number] = self._requesting(schedules)
+                self._before[number] = signal.signal(number, self._ours[number])
+        if end is not None:
+            TERMINATION.add(end)
 
-    def _listen(self, number: int, handler: Callable[[int, Any], None]) -> None:
-        self._before[number] = signal.signal(number, handler)
-        self._ours[number] = handler
-
-    def _requesting(self, schedules: list[OnDemand]) -> Callable[[int, Any], None]:
-        def request(number: int, frame: Any) -> None:
+    def _requesting(self, schedules: list[OnDemand]) -> Handler:
+        def request(number: int, frame: FrameType | None) -> None:
             for schedule in schedules:
                 schedule.request()
             before = self._before.get(number)
@@ -62,24 +50,12 @@ class Signals:
 
         return request
 
-    def _terminated(self, number: int, frame: Any) -> None:  # noqa: ARG002 (how Python calls it)
-        def die() -> None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-        def end() -> None:
-            try:
-                self._terminate()
-            finally:
-                die()
-
-        if os.getpid() == self._process:
-            self._outside(end)
-        else:
-            die()
-
     def close(self) -> None:
         """Put back the handlers from before, where nobody has put others in their place since."""
+        if self._end is not None:
+            TERMINATION.discard(self._end)
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number, handler in self._ours.items():
             if signal.getsignal(number) is handler:
                 signal.signal(number, self._before[number])

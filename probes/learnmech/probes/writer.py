@@ -69,6 +69,7 @@ class Writer:
         self._tokens_per_sample = tokens_per_sample
         self._pending: dict[tuple[int, int | None], tuple[list[Measurement], list[Event]]] = {}
         self.samples = samples
+        self._ended = False
         self.counts_samples = True
         """False once a batch came whose examples cannot be counted."""
 
@@ -104,6 +105,7 @@ class Writer:
         **data: Any,
     ) -> None:
         """Gather an event."""
+        self._ended |= kind in ("run_finished", "run_failed")
         event = Event(kind, step, time.time(), message[:2000], severity, data)
         self._entry(step, None)[1].append(event)
 
@@ -116,12 +118,35 @@ class Writer:
             return
         pending, self._pending = self._pending, {}
         for (step, seen), (measurements, events) in pending.items():
-            tokens = None if seen is None or self._tokens_per_sample is None else seen * self._tokens_per_sample
-            self._mailbox.put(step, measurements, events, samples=seen, tokens=tokens)
+            self._put(step, seen, measurements, events)
             if self._logs is not None:
                 self._logs.tell(step, measurements)
 
+    def _put(self, step: int, seen: int | None, measurements: Sequence[Measurement], events: Sequence[Event]) -> None:
+        tokens = None if seen is None or self._tokens_per_sample is None else seen * self._tokens_per_sample
+        self._mailbox.put(step, measurements, events, samples=seen, tokens=tokens)
+
     def close(self, timeout: float) -> None:
         """Hand everything over and wait for its delivery for a bounded time."""
+        deadline = time.monotonic() + timeout
         self.flush()
+        if self._logs is not None:
+            self._logs.end()
+        self._mailbox.close(timeout)
+        if self._logs is not None:
+            self._logs.wait(max(deadline - time.monotonic(), 0.0))
+
+    def fail(self, step: int, message: str, timeout: float) -> None:
+        """End in another thread than the training's, which may be stopped anywhere, in here too: no log, no device.
+
+        Args:
+            step: The step.
+            message: What to say of it.
+            timeout: Seconds to wait for delivery.
+        """
+        pending, self._pending = self._pending, {}
+        for (at, seen), (measurements, events) in list(pending.items()):
+            self._put(at, seen, measurements, events)
+        if not self._ended:
+            self._put(step, self.seen, (), [Event("run_failed", step, time.time(), message, "error", {})])
         self._mailbox.close(timeout)
