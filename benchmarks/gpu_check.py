@@ -2,15 +2,17 @@
 
     make gpu-check
 
-Writes `gpu_check.md` beside this file, with the name of the device. Without an accelerator the same checks run on the
-CPU, as far as they mean anything there, and nothing is written.
+Writes `gpu_check.md` beside this file, with the name of the device, and on CUDA `overhead-cuda.md`: what a monitored
+training costs there (a quarter of an hour; `--quick` takes a twentieth of that). Without an accelerator the same checks
+run on the CPU, as far as they mean anything there, and nothing is written.
 """
 
 import argparse
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,15 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from learnmech.probes import GradientNoiseScale, Recorder, Sharpness, WeightDynamics, every
+from learnmech.probes import GradientNoiseScale, Recorder, Sharpness, Symmetries, WeightDynamics, every
 from learnmech.probes.curvature import top_eigenvalues
+from learnmech.probes.probe import Probe
+from learnmech.wire.spool import batches
 
 HERE = Path(__file__).parent
 Batch = tuple[Tensor, Tensor]
 ORDINARY_STEPS = 20
-"""Steps watched for waiting: more than any first use, fewer than a cadence."""
+"""Steps watched for waiting, after as many that are not: more than any first use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +154,61 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> l
     return [tensor.detach().clone() for tensor in tensors] + streams
 
 
-def harmless(name: str, device: str) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A setting of a training that must come out the same; `benchmarks.harmless` has all of them, on the CPU alone."""
+
+    micro_batches: int = 1
+    clip: float | None = None
+    half: torch.dtype | None = None
+
+    def __str__(self) -> str:
+        names = [f"{self.micro_batches} micro-batches" if self.micro_batches > 1 else ""]
+        names += [f"clipping at {self.clip}" if self.clip else "", str(self.half).removeprefix("torch.")]
+        return ", ".join(name for name in names if name and name != "None") or "plain"
+
+
+CELLS = (Cell(), Cell(3, 0.1), Cell(half=torch.bfloat16), Cell(2, 0.1, torch.float16))
+
+
+def harmless(name: str, device: str, cell: Cell) -> Outcome:
     """Train with and without the recorder; everything must be the same, bit for bit."""
 
     def train(record: bool) -> list[Tensor]:
         model, batch = made(name, device)
+        pieces = list(zip(*(part.chunk(cell.micro_batches) for part in batch), strict=True))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        probes = [Sharpness(every(2)), GradientNoiseScale(every(2)), WeightDynamics(every(2))] if record else []
+        scaler = torch.amp.GradScaler(device, init_scale=256.0, enabled=cell.half is torch.float16)
+        probes: list[Probe] = [Sharpness(every(2)), GradientNoiseScale(every(2)), WeightDynamics(every(2))]
+        probes = [*probes, Symmetries(every(2))] if record else []
+
+        def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+            with torch.autocast(device, cell.half or torch.bfloat16, enabled=cell.half is not None):
+                return loss_fn(model, batch)
+
         with (
             tempfile.TemporaryDirectory() as folder,
-            Recorder(model, optimizer, loss_fn, probes, sink=f"spool:{folder}") as recorder,
+            Recorder(
+                model,
+                optimizer,
+                loss_of,
+                probes,
+                sink=f"spool:{folder}",
+                accumulation=cell.micro_batches,
+                scaler=scaler if scaler.is_enabled() else None,
+            ) as recorder,
         ):
             for _ in range(10):
                 optimizer.zero_grad()
-                loss = loss_fn(model, batch)
-                loss.backward()
-                optimizer.step()
-                recorder.after_step(batch, loss)
+                for piece in pieces:
+                    scaler.scale(loss_of(model, piece) / len(pieces)).backward()
+                    recorder.after_backward(piece)
+                if cell.clip:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), cell.clip)
+                scaler.step(optimizer)
+                scaler.update()
+                recorder.after_step(pieces[-1])
         return _state(model, optimizer, device)
 
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -175,31 +217,76 @@ def harmless(name: str, device: str) -> Outcome:
     finally:
         torch.use_deterministic_algorithms(mode=False)
     differing = sum(not torch.equal(a, b) for a, b in pairs)
-    return Outcome(f"training of the {name} with and without", differing == 0, f"{differing} of {len(pairs)} differ")
+    said = f"{differing} of {len(pairs)} differ"
+    return Outcome(f"training of the {name} with and without, {cell}", differing == 0, said)
 
 
-def unhurried(device: str) -> Outcome:
-    """Take steps on which nothing is due, and steps of `WeightDynamics`, while any wait for the device raises."""
-    if device != "cuda":
-        return Outcome("no waiting for the device", passed=True, figure="not checked: needs CUDA")
-    model, batch = made("MLP", device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    probes: Sequence[Any] = [Sharpness(every(10**6)), WeightDynamics(every(5))]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Recorder(model, optimizer, loss_fn, probes, sink=f"spool:{folder}", strict=True) as recorder,
-    ):
-        for step in range(2 * ORDINARY_STEPS):
-            optimizer.zero_grad()
-            loss = loss_fn(model, batch)
-            loss.backward()
-            optimizer.step()
-            torch.cuda.set_sync_debug_mode("error" if step >= ORDINARY_STEPS else "default")
-            try:
-                recorder.after_step(batch, loss)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-    return Outcome("no waiting for the device", passed=True, figure=f"{ORDINARY_STEPS} steps under sync debug mode")
+WATCHED: dict[str, tuple[Callable[[], list[Probe]], int, str]] = {
+    "no probe": (list, 1, ""),
+    "`Sharpness` that is not due, and `WeightDynamics`": (
+        lambda: [Sharpness(every(10**6)), WeightDynamics(every(5))],
+        1,
+        "update_norm",
+    ),
+    "noise of 2 micro-batches": (lambda: [GradientNoiseScale(every(1), source="pieces")], 2, "noise_trace"),
+    "noise of single examples": (lambda: [GradientNoiseScale(every(1), source="examples")], 1, "noise_trace"),
+    "`Symmetries`": (lambda: [Symmetries(every(1))], 1, "symmetry_residual"),
+}
+"""What is watched for waiting: probes, micro-batches, and what has to be measured meanwhile."""
+
+
+@contextmanager
+def _waiting_raises(device: str, active: bool) -> Iterator[None]:
+    """Let every wait for the device raise; on the CPU nothing waits."""
+    if device != "cuda" or not active:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def unhurried(name: str, device: str) -> Outcome:
+    """Measure while any wait for the device raises: in backward passes, in the optimizer's step, and after it.
+
+    What raises in a hook costs the measurement and nothing else: therefore the numbers are counted. Without a probe the
+    training itself is seen not to wait.
+    """
+    probes, micro_batches, observable = WATCHED[name]
+    torch.manual_seed(0)
+    # homogeneous and without bias in front, so that there are symmetries to be measured
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    pieces = [(torch.randn(32, 16).to(device), torch.randint(4, (32,)).to(device)) for _ in range(micro_batches)]
+    with tempfile.TemporaryDirectory() as folder:
+        with Recorder(
+            model,
+            optimizer,
+            loss_fn,
+            probes(),
+            sink=f"spool:{folder}",
+            accumulation=micro_batches,
+            strict=True,
+        ) as recorder:
+            for step in range(2 * ORDINARY_STEPS):
+                optimizer.zero_grad()
+                with _waiting_raises(device, step >= ORDINARY_STEPS):
+                    for piece in pieces:
+                        loss = loss_fn(model, piece) / micro_batches
+                        loss.backward()
+                        recorder.after_backward(piece)
+                    optimizer.step()
+                    recorder.after_step(pieces[-1], loss)
+        frames = [frame for batch in batches(Path(folder)) for frame in batch.frames if frame.step >= ORDINARY_STEPS]
+    measured = {
+        frame.step for frame in frames for m in frame.measurements if m.observable == observable and m.status == "ok"
+    }
+    expected = {"": 0, "update_norm": ORDINARY_STEPS // 5}.get(observable, ORDINARY_STEPS)
+    said = f"measured at {len(measured)} of {ORDINARY_STEPS} steps"
+    said += " under sync debug mode" if device == "cuda" else "; waiting is not checked: needs CUDA"
+    return Outcome(f"no waiting for the device: {name}", len(measured) == expected, said)
 
 
 def memory(name: str, device: str) -> Outcome:
@@ -251,11 +338,14 @@ def checks(device: str) -> list[Callable[[], Outcome]]:
     """List what is checked."""
     found: list[Callable[[], Outcome]] = []
     for name in MODELS:
-        found += [lambda name=name: right(name, device), lambda name=name: harmless(name, device)]
-        found += [lambda name=name: memory(name, device)]
+        found += [lambda name=name: right(name, device), lambda name=name: memory(name, device)]
+        # an LSTM has no kernel for float16 on the CPU
+        cells = [cell for cell in CELLS if (device, name, cell.half) != ("cpu", "LSTM", torch.float16)]
+        found += [lambda name=name, cell=cell: harmless(name, device, cell) for cell in cells]
     found += [lambda: compiled("MLP", device), lambda: compiled("attention", device)]
     found += [lambda: autocast("MLP", device), lambda: autocast("attention", device)]
-    return [*found, lambda: unhurried(device), lambda: exhausted(device)]
+    found += [lambda name=name: unhurried(name, device) for name in WATCHED]
+    return [*found, lambda: exhausted(device)]
 
 
 def checked(check: Callable[[], Outcome]) -> Outcome:
@@ -267,11 +357,21 @@ def checked(check: Callable[[], Outcome]) -> Outcome:
         return Outcome(f"check at line {where.lineno} of {Path(where.filename).name}", False, f"{error!r}"[:300])
 
 
+def costs(device: str, *, quick: bool) -> str:
+    """Return what a monitored training costs, as `benchmarks.overhead` writes it."""
+    sys.path.append(str(HERE.parent))  # this file is run by its name
+    from benchmarks import overhead
+
+    text = overhead.measured(device, torch.get_num_threads(), quick=quick)
+    return text.replace('`make bench ARGS="--only overhead"`', "`make gpu-check`")
+
+
 def main() -> int:
-    """Run the checks, print them, and write the report where there is an accelerator."""
+    """Run the checks, print them, and write the reports where there is an accelerator."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE / "gpu_check.md")
+    parser.add_argument("--quick", action="store_true", help="a shorter look at the costs")
     arguments = parser.parse_args()
     device: str = arguments.device
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -289,6 +389,8 @@ def main() -> int:
     if device != "cpu":
         arguments.out.write_text(f"# Checks on an accelerator\n\n`make gpu-check` writes this file.\n\n{text}")
     Console().print(text, markup=False)
+    if device == "cuda":
+        (arguments.out.parent / "overhead-cuda.md").write_text(costs(device, quick=arguments.quick), encoding="utf-8")
     return 0 if all(one.passed for one in outcomes) else 1
 
 

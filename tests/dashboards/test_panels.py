@@ -154,6 +154,7 @@ def test_predictions_from_hyperparameters_are_steps_and_from_measurements_are_li
         "noise_scale",
         "noise_scale_hessian",
         "batch_sharpness",
+        "overhead",
     }
 
 

@@ -18,7 +18,7 @@ MAY_USE = {
     "lab": ["lab", "probes", "collector"],
 }
 # The adapter for a framework is used where the framework is; the extra for any loop does not bring it.
-BROUGHT_BY_THE_USER = {"probes": {"pytorch-lightning", "lightning"}}
+BROUGHT_BY_THE_USER = {"probes": {"pytorch-lightning", "lightning", "transformers"}}
 
 
 def imports(folder):

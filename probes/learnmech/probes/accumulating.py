@@ -4,12 +4,11 @@ from typing import Any
 
 from learnmech.probes.pieces import count
 
-FEWER = 2
-"""Updates in a row of fewer micro-batches after which that is how many there are: one is the end of an epoch."""
-
 
 class Accumulating:
     """Counts the micro-batches of each update, where the loop tells of them.
+
+    Another number than expected must come twice in a row: once it is the end of an epoch, or a step that was skipped.
 
     Args:
         declared: Micro-batches per update as the user says; None to find out.
@@ -22,7 +21,7 @@ class Accumulating:
         self.expected = declared or 1
         self._declared = declared
         self._examples: list[int | None] = []
-        self._fewer = 0
+        self._last = 1
         self._tells_each = False
 
     def add(self, batch: Any) -> None:
@@ -54,8 +53,8 @@ class Accumulating:
         told, self._examples = len(self._examples), []
         if self._declared or fixed or not told:
             return False
-        self._fewer = self._fewer + 1 if told < self.expected else 0
-        if told > self.expected or self._fewer == FEWER:
-            self.expected, self._fewer = told, 0
-            return True
-        return False
+        again, self._last = told == self._last, told
+        if told == self.expected or not again:
+            return False
+        self.expected = told
+        return True

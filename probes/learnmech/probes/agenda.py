@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -15,8 +15,12 @@ from learnmech.probes.probe import Moment, Probe
 if TYPE_CHECKING:
     from learnmech.probes.distributed import Peers
 
+T = TypeVar("T")
+
 FARTHEST = 1e6
 """Steps ahead that a measurement is planned at most."""
+PACE_OVER = 50
+"""Steps over which the time of a step is averaged."""
 LONGEST_REST = 1.0
 """Seconds after which probes are looked at again: shares of the budget may have changed."""
 
@@ -56,6 +60,7 @@ class Agenda:
         shares_loss: Whether processes may evaluate the loss together.
         sharded: Whether parameters are sharded over processes.
         gone: Names of probes that have been switched off in all processes.
+        trouble: Called with a probe whose schedule fails, the step and the reason.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Agenda:
         self.shares_loss = True
         self.sharded = False
         self.gone: set[str] = set()
+        self.trouble: Callable[[Probe, int, str], None] = lambda probe, step, reason: None  # noqa: ARG005 (replaced)
         self._probes = probes
         self._governor = governor
         self._health = health
@@ -73,12 +79,16 @@ class Agenda:
         self._begin = time.perf_counter()
         self._idle_to, self._idle_till = 0.0, 0.0
         self._next: dict[str, int] = {}
-        self._last: dict[str, tuple[int, float]] = {}
-        # weights at rest are first seen after an update: step 0 is not made up for at step 1
+        self._pace, self._ended, self._paid = 0.0, self._begin, 0.0
+        # weights at rest are first seen after an update: what was due at the first step is not made up for after it
+        unseen = start_step == 0 or not foresees
         self._since = {
-            probe.name: start_step if self.moment_of(probe) is Moment.AT_REST else start_step - 1 for probe in probes
+            probe.name: start_step if unseen and self.moment_of(probe) is Moment.AT_REST else start_step - 1
+            for probe in probes
         }
         for probe in probes:
+            if probe.schedule is not None:
+                probe.schedule.begin()
             governor.open(probe.name, governed=probe.schedule is None, appetite=appetite(probe))
 
     @property
@@ -110,14 +120,27 @@ class Agenda:
         """Note until when nothing will be due: on most steps that is all there is to look at."""
         steps, seconds = [step + FARTHEST], [LONGEST_REST]
         for probe in self._probes:
-            name, schedule = probe.name, probe.schedule
-            if schedule is not None:
-                steps.append(schedule.next(step))
+            if self._is_off(probe):
+                continue
+            if probe.schedule is not None:
+                steps.append(self._asked(probe, step, probe.schedule.next))
             elif self.together(probe):
-                steps.append(self._next.get(name, 0))
-            elif self._health.well(name):
-                seconds.append(self._governor.wait(name, self.elapsed))
+                steps.append(self._next.get(probe.name, 0))
+            else:
+                seconds.append(self._governor.wait(probe.name, self.elapsed))
         self._idle_to, self._idle_till = min(steps), time.perf_counter() + min(seconds)
+
+    def _is_off(self, probe: Probe) -> bool:
+        # whether others count on it does not depend on what has happened to it here
+        return probe.name in self.gone if self.together(probe) else probe.name in self._health.off
+
+    def _asked(self, probe: Probe, step: int, question: Callable[[int], T]) -> T | float:
+        """Return what a schedule says; one of the user's may raise, and ends the probe then, in all processes alike."""
+        try:
+            return question(step)
+        except Exception as error:  # noqa: BLE001 (it is asked in the midst of the training)
+            self.trouble(probe, step, f"its schedule {probe.schedule!r} raised {type(error).__name__}: {error}"[:500])
+            return math.inf
 
     def moment_of(self, probe: Probe) -> Moment:
         """Return when a probe measures in this run; one that does not say so measures at rest."""
@@ -130,15 +153,16 @@ class Agenda:
         return moment
 
     def _is_due(self, probe: Probe, step: int) -> bool:
-        name, schedule = probe.name, probe.schedule
-        together = self.peers is not None and self.shares(probe)
-        # whether others count on it does not depend on what has happened to it here
-        if name in self.gone if together else name in self._health.off:
+        if self._is_off(probe):
             return False
+        name, schedule = probe.name, probe.schedule
         if schedule is not None:
-            return schedule.due(step, self._since[name])
-        if together:
-            return self._governor.budget > 0 and step >= self._next.get(name, 0)
+            return self._asked(probe, step, lambda now: schedule.due(now, self._since[name])) is True
+        if self.together(probe):
+            planned = self._governor.budget > 0 and step >= self._next.get(name, 0)
+            if planned:  # what it has saved until now is for this use alone
+                self._governor.settle(name, self.elapsed)
+            return planned
         return self._governor.may_run(name, self.elapsed)
 
     def together(self, probe: Probe) -> bool:
@@ -163,11 +187,16 @@ class Agenda:
         steps = max(step - self._start_step, 1)
         return max(deadline.LEAST, deadline.STEPS * (self.elapsed - self._governor.total) / steps)
 
+    def stepped(self) -> None:
+        """Take note that a step has ended: how long an ordinary one takes, pauses and measurements left out."""
+        spent, now = self._governor.total, time.perf_counter()
+        took = max(now - self._ended - (spent - self._paid), 0.0)
+        self._ended, self._paid = now, spent
+        # a pause counts as two steps, so that the pace still follows steps that have become slower
+        self._pace = took if self._pace == 0 else self._pace + (min(took, 2 * self._pace) - self._pace) / PACE_OVER
+
     def _step_allowed(self, name: str, step: int) -> float:
-        """Return the step at which a probe may run again by the budget, if steps take as long as they have taken."""
-        now = self.elapsed
-        begun, since = self._last.get(name, (self._start_step, self._governor.total))
-        self._last[name] = (step, now)
-        pace = (now - since) / max(step - begun, 1)
-        wait = self._governor.wait(name, now) / pace if pace > 0 else 1.0
+        """Return the step at which a probe may run again by the budget, if steps go on as they have gone."""
+        pace = self._pace or (self.elapsed - self._governor.total) / max(step - self._start_step, 1)
+        wait = self._governor.wait(name, self.elapsed) / pace if pace > 0 else 1.0
         return step + max(1.0, min(math.ceil(min(wait, FARTHEST)), FARTHEST))

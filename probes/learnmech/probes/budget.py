@@ -128,7 +128,7 @@ class Governor:
         whole = self.budget * elapsed
         return max(whole - self.bookkeeping, whole / 2)
 
-    def _settled(self, name: str, elapsed: float) -> Account:
+    def settle(self, name: str, elapsed: float) -> Account:
         """Bring what a probe has saved up to date."""
         account, earned = self.accounts[name], self._earned(elapsed)
         if earned > account.seen:
@@ -140,14 +140,14 @@ class Governor:
         """Tell whether a governed probe may run now, `elapsed` seconds into the run."""
         if self.budget == 0:
             return False
-        account = self._settled(name, elapsed)
+        account = self.settle(name, elapsed)
         return account.uses == 0 or account.saved >= account.expected
 
     def wait(self, name: str, elapsed: float) -> float:
         """Return the seconds until a probe may run again; infinite for a budget of zero."""
         if self.budget == 0:
             return math.inf
-        account = self._settled(name, elapsed)
+        account = self.settle(name, elapsed)
         pace = account.share * self._earned(elapsed) / elapsed if elapsed > 0 else 0.0
         missing = max(account.expected - account.saved, 0.0)
         if account.uses == 0 or missing == 0:

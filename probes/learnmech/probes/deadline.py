@@ -28,7 +28,7 @@ def within(seconds: float) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    token = _ends.set(time.perf_counter() + seconds)
+    token = _ends.set(min(_ends.get(), time.perf_counter() + seconds))  # an outer end is not put off
     try:
         yield
     finally:

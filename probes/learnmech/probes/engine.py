@@ -233,7 +233,8 @@ class Engine:
             again = step == self._prepared_at  # another micro-batch of the same update
             due = self._prepared if again else self._replays.ready([*shared, *alone])
             self._prepared, self._prepared_at = [], step
-            self.writer.add(step, self._hyperparameters.changed())
+            seen = self.writer.seen
+            self._hyperparameters.read(self._readback.submit, lambda found: self.writer.add(step, found, seen))
             if due:
                 view = self._view(step, gradients=gradients, method=method)
                 view.gradient_scale, view.loss_scale = scale(), loss_scale()
@@ -284,6 +285,7 @@ class Engine:
             if alone:
                 self._measure(alone, view())
             self.writer.count(known.examples)
+            self.runner.agenda.stepped()
             self.step = step + 1
             self._settle(step)
 
@@ -321,10 +323,6 @@ class Engine:
         spent = governor.bookkeeping + governor.total
         found = self._overhead.measured(self.step, self.runner.agenda.elapsed, spent)
         return found + self.runner.costs_of_updates()
-
-    def outside(self, action: Callable[[], None]) -> None:
-        """Run an action when nothing is being measured or recorded: now, or right after that. For signal handlers."""
-        self._guard.outside(action)
 
     def finish(self, kind: str, message: str, timeout: float) -> None:
         """Hand over everything and wait for its delivery for a bounded time.

@@ -1,6 +1,7 @@
 """The Hessian-weighted noise scale: which batch size the noise asks for, in the directions where curvature counts."""
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,8 @@ from learnmech.probes.isolation import PureLoss, Refusal, Skip
 from learnmech.probes.noise.hessian_weighted import PIECES, WeightedParts, weighted_parts
 from learnmech.probes.noise.scale import HALF_LIFE
 from learnmech.probes.noise.split import PATIENCE, Split
-from learnmech.probes.noise.window import RESOLVED, ExponentialWindow
+from learnmech.probes.noise.units import PieceUnits, Units
+from learnmech.probes.noise.window import FEWEST, RESOLVED, ExponentialWindow
 from learnmech.probes.pieces import count, split
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.schedule import Schedule
@@ -66,6 +68,8 @@ class HessianNoiseScale(CurvatureProbe):
         half_life: Measurements after which one counts half in the window.
         split: `split(batch, pieces)` returns a list of smaller batches, where batches cannot be cut along the first
             dimension of all their tensors.
+        units: Tells how many units the loss of a piece is a mean over (tokens, say); None: its examples. Noise is told
+            per example all the same. In several processes it takes as many in each.
         method: How to come by products: `auto`, or one of the methods of `learnmech.probes.curvature.Choice`.
         name: Name, if there are two probes of this class.
 
@@ -82,13 +86,16 @@ class HessianNoiseScale(CurvatureProbe):
         *,
         half_life: float = HALF_LIFE,
         split: Split | None = None,
+        units: Units | None = None,
         method: str = "auto",
         name: str | None = None,
     ) -> None:
-        if split is not None and not callable(split):
-            raise TypeError(f"HessianNoiseScale(split={split!r}): expected a function of a batch, or None")
+        for argument, value in (("units", units), ("split", split)):
+            if value is not None and not callable(value):
+                raise TypeError(f"HessianNoiseScale({argument}={value!r}): expected a function of a batch, or None")
         self.half_life = half_life
         self.split = split
+        self.units = units
         self._window = ExponentialWindow(half_life)
         super().__init__(schedule, method=method, name=name)
 
@@ -97,16 +104,19 @@ class HessianNoiseScale(CurvatureProbe):
         super().reset()
         self._window.clear()
         self._too_small = 0
+        self._units = PieceUnits(self.units)
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at the weights of `view`."""
         if view.full_batch:
             return self.nothing(Status.UNDETERMINED, WHOLE)
         pieces = self._pieces(view)
-        examples = torch.tensor([float(count(piece) or 0) for piece in pieces], dtype=torch.float64)
-        sizes = view.total(examples).tolist()
-        if min(sizes) < 1:
+        counts = [count(piece) or 0 for piece in pieces]
+        units = self._units.of(pieces, counts)
+        *sizes, examples = view.total(torch.tensor([*units, float(sum(counts))], dtype=torch.float64)).tolist()
+        if min(sizes) <= 0 or examples < PIECES:
             raise Refusal("split(batch, pieces) returned a piece whose examples cannot be counted.")
+        share = examples / sum(sizes)  # of a unit: its covariance is that of an example over this
         # other random numbers at each step, in each piece and in each process
         first = 1 + (view.step * view.processes + view.process) * PIECES
         objectives = []
@@ -120,7 +130,9 @@ class HessianNoiseScale(CurvatureProbe):
                 operators += map(self.operator_on, objectives)
                 if len({operator.method for operator in operators}) > 1:
                     continue  # a method was given up while the pieces were looked at
-                found = weighted_parts(operators, sizes, population=view.dataset_size)
+                population = view.dataset_size / share if view.dataset_size else None
+                found = weighted_parts(operators, sizes, population=population)
+                found = replace(found, trace=found.trace * share)
                 return self._measurements(found, f"{self.method_of(operators[0])}_in_thirds")
             except Unmeasurable as error:
                 if not self._choice.doubt(str(error)):
@@ -177,7 +189,7 @@ class HessianNoiseScale(CurvatureProbe):
     def _scale(self, moments: Moments, method: str) -> Measurement:
         ratio = ratio_now(moments, RESOLVED)
         # a ratio of two negative numbers is positive, and no batch size
-        if ratio.determined and moments.mean_b > 0.0:
+        if ratio.determined and moments.mean_b > 0.0 and self._window.count >= FEWEST:
             return Measurement("noise_scale_hessian", ratio.value, stderr=ratio.stderr, method=method)
         reason = self._trouble(moments, ratio)
         if self._window.left_out:
@@ -187,10 +199,10 @@ class HessianNoiseScale(CurvatureProbe):
     def _trouble(self, moments: Moments, ratio: Ratio) -> str:
         """Say why the ratio is not determined, and what is known of it all the same."""
         count = self._window.count
-        if count < 2:
-            return f"{count} measurements so far; an error bar takes two or more"
         if moments.mean_a == moments.mean_b == 0.0:
             return "gradients or curvature are zero"
+        if count < FEWEST:
+            return f"{count} measurement{'s' if count > 1 else ''} so far; a number takes {FEWEST}"
         if not ratio.bounded:
             bound = f": B_noise is at least {ratio.at_least:.3g}, or negative" if ratio.at_least > 0.0 else ""
             return f"G'HG is not resolved from zero over {count} measurements{bound}"
@@ -198,8 +210,9 @@ class HessianNoiseScale(CurvatureProbe):
             return "G'HG is negative beyond its error: along the gradient the loss curves down, at any batch size"
         if ratio.upper <= 0.0:
             return "tr(H Sigma) is negative beyond its error: noise lies where the loss curves down, and lowers it"
-        if ratio.lower <= 0.0:
-            return f"tr(H Sigma) is not resolved from zero: B_noise is at most {ratio.upper:.3g}"
-        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {RESOLVED:g} apart"
         past = ratio_of(moments, RESOLVED)
+        if ratio.lower <= 0.0:
+            trace = "falls to" if past.lower > 0.0 else "is not resolved from"
+            return f"tr(H Sigma) {trace} zero: B_noise is at most {ratio.upper:.3g}"
+        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {RESOLVED:g} apart"
         return f"it seems to drift: {past.value:.3g} over the window, {apart} now" if past.determined else apart

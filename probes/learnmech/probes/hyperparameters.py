@@ -1,10 +1,11 @@
 """The hyperparameters in force, read from the optimizer in PyTorch's own conventions.
 
 They are read at the moment of the update, compared as they are, and recorded when they change: a law of step t uses
-those of the update from w_t to w_(t+1).
+those of the update from w_t to w_(t+1). What lies on a device is read without waiting for it, and recorded at the step
+that it was in force at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +29,9 @@ _OF_GROUPS = ("learning_rate", "weight_decay")
 _DECOUPLED = frozenset({"AdamW", "Adafactor", "Muon", "Lion", "SGDW", "AdEMAMix", "Sophia", "StableAdamW"})
 """Optimizers that shrink the weights themselves; newer torch optimizers say so in their group."""
 
+Submit = Callable[[Sequence[Tensor], Callable[[list[float]], None]], None]
+"""Reads tensors without waiting, and calls a function with their numbers."""
+
 DIFFERS = "differs between parameter groups"
 
 
@@ -38,37 +42,66 @@ def is_decoupled(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
     return bool(group.get("decoupled_weight_decay", False))
 
 
+Settings = dict[str, "float | Tensor"]
+"""The hyperparameters of one parameter group by name: numbers, and tensors that are not on the CPU as they are."""
+
+
+def settings_of(optimizer: Optimizer, group: Mapping[str, Any]) -> Settings:
+    """Return the declared hyperparameters of one parameter group, without waiting for a device."""
+    found: Settings = {}
+    for key, name in _KEYS.items():
+        value: Any = group.get(key)
+        if _is_number(value):
+            found[name] = _on_host(value)
+    betas = group.get("betas")
+    if isinstance(betas, Sequence) and betas and all(_is_number(beta) for beta in betas):
+        found["beta1"] = _on_host(betas[0])
+        if len(betas) > 1:
+            found["beta2"] = _on_host(betas[1])
+    if "weight_decay" in found:
+        found["decoupled_weight_decay"] = float(is_decoupled(optimizer, group))
+    return found
+
+
+def on_device(groups: Iterable[Settings]) -> list[Tensor]:
+    """List the tensors among settings, each once."""
+    found = {id(value): value for settings in groups for value in settings.values() if isinstance(value, Tensor)}
+    return list(found.values())
+
+
+def filled(groups: Sequence[Settings], numbers: Sequence[float]) -> list[dict[str, float]]:
+    """Return settings with what was read of the tensors that `on_device` lists, in its order."""
+    read = dict(zip(map(id, on_device(groups)), numbers, strict=True))
+    return [{k: read[id(v)] if isinstance(v, Tensor) else v for k, v in settings.items()} for settings in groups]
+
+
 def of_group(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, float]:
-    """Return the declared hyperparameters of one parameter group.
+    """Return the declared hyperparameters of one parameter group; waits for the device if one of them is there.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
     >>> of_group(optimizer, optimizer.param_groups[0])["momentum"]
     0.9
     """
-    found: dict[str, float] = {}
-    for key, name in _KEYS.items():
-        value: Any = group.get(key)
-        if _is_number(value):
-            found[name] = float(value)
-    betas = group.get("betas")
-    if isinstance(betas, Sequence) and betas and all(_is_number(beta) for beta in betas):
-        found["beta1"] = float(betas[0])
-        if len(betas) > 1:
-            found["beta2"] = float(betas[1])
-    if "weight_decay" in found:
-        found["decoupled_weight_decay"] = float(is_decoupled(optimizer, group))
-    return found
+    return {name: float(value) for name, value in settings_of(optimizer, group).items()}
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def _fingerprint(group: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return what must differ if a hyperparameter did; tensors by version, so that nothing is read from a device."""
-    values = ((id(value), value._version) if isinstance(value, Tensor) else value for value in map(group.get, _RAW))
-    return (len(group["params"]), *values)
+def _on_host(value: Any) -> "float | Tensor":
+    return value if isinstance(value, Tensor) and value.device.type != "cpu" else float(value)
+
+
+def _raw(group: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what must differ if a hyperparameter did."""
+    yield len(group["params"])
+    for value in map(group.get, _RAW):
+        if isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
 
 
 class Hyperparameters:
@@ -86,7 +119,10 @@ class Hyperparameters:
     def __init__(self, optimizers: Sequence[Optimizer], names: Mapping[int, str]) -> None:
         self._optimizers = optimizers
         self._names = names
-        self._fingerprint: list[tuple[object, ...]] = []
+        self._fingerprint: list[object] = []
+        self._kept: list[Tensor] = []
+        self._moving: list[Tensor] = []
+        self._reads = self._arrived = 0
         self._changes = Changes()
         self._apart: set[str] = set()
         self._groups: list[dict[str, float]] = []
@@ -94,7 +130,7 @@ class Hyperparameters:
 
     @property
     def by_name(self) -> Mapping[str, Mapping[str, float]]:
-        """Hyperparameters in force for each parameter, by its name; another object when they have changed."""
+        """Hyperparameters in force for each parameter, by its name, without those that are still on their way."""
         if self._by_name is None:  # put together when it is asked for: a schedule may change a rate at every step
             groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
             self._by_name = {
@@ -105,15 +141,47 @@ class Hyperparameters:
             }
         return self._by_name
 
-    def changed(self) -> list[Measurement]:
-        """Return the measurements to record: those of hyperparameters that changed since the last call."""
-        fingerprint = [_fingerprint(group) for optimizer in self._optimizers for group in optimizer.param_groups]
-        if fingerprint == self._fingerprint:
-            return []
-        self._fingerprint, self._by_name = fingerprint, None
+    def read(self, submit: Submit, record: Callable[[list[Measurement]], None]) -> None:
+        """Look at the hyperparameters, and record those that changed since the last call.
+
+        Args:
+            submit: Reads tensors and calls a function with their numbers, at once or later, in order; at once where
+                there are none. `Readback.submit` does.
+            record: Takes the measurements, at once or later.
+        """
+        if not self._differ():
+            return
         groups = [(optimizer, group) for optimizer in self._optimizers for group in optimizer.param_groups]
-        self._groups = [of_group(optimizer, group) for optimizer, group in groups]
-        return self._recorded({k: v for k, v in enumerate(self._groups) if groups[k][1]["params"]})
+        settings = [settings_of(optimizer, group) for optimizer, group in groups]
+        used = [k for k, (_, group) in enumerate(groups) if group["params"]]
+        known: list[dict[str, float]] = [
+            {k: v for k, v in own.items() if not isinstance(v, Tensor)} for own in settings
+        ]
+        self._groups, self._by_name = known, None
+        waiting = on_device(settings)
+        self._reads += 1
+        turn = self._reads
+
+        def arrived(numbers: list[float]) -> None:
+            values = filled(settings, numbers[: len(waiting)])
+            self._arrived = turn
+            if turn == self._reads:  # else the next ones are on their way
+                self._groups, self._by_name, self._moving = values, None, []
+            record(self._recorded({k: values[k] for k in used}))
+
+        # behind what is still on its way: changes are told in order
+        self._moving = waiting or (self._moving if self._arrived < turn - 1 else [])
+        submit(self._moving, arrived)
+
+    def _differ(self) -> bool:
+        """Tell whether a hyperparameter may have changed; tensors by identity and version, so that none is read."""
+        raw = [value for optimizer in self._optimizers for group in optimizer.param_groups for value in _raw(group)]
+        now: list[object] = [(id(value), value._version) if isinstance(value, Tensor) else value for value in raw]
+        if now == self._fingerprint:
+            return False
+        self._fingerprint = now
+        self._kept = [value for value in raw if isinstance(value, Tensor)]  # nothing else can get their identities
+        return True
 
     def _recorded(self, groups: Mapping[int, Mapping[str, float]]) -> list[Measurement]:
         recorded: list[Measurement] = []

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from learnmech.probes.agenda import replays
+from learnmech.probes.deadline import within
 from learnmech.probes.distributed import Peers
 from learnmech.probes.health import LIMIT
 from learnmech.probes.isolation import Refusal, Skip, Source
@@ -153,7 +154,8 @@ class Replays:
         """Begin a test; what cannot be replayed fails it, and so do repeated failures of one that others wait for."""
         health = self._runner.health
         try:
-            with nullcontext() if peers is None else peers.together():
+            limit = within(self._runner.agenda.patience(step))
+            with limit, nullcontext() if peers is None else peers.together():
                 test.arm(source(), batch)
             health.succeeded(SELF_TEST)
         except Skip:

@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -56,6 +57,8 @@ class Runner:
         self.health = Health()
         self.charges = Charges(governor, device)
         self.agenda = Agenda(probes, governor, self.health, start_step=start_step, foresees=foresees)
+        runner = weakref.proxy(self)  # no cycle: what is measured with is let go of at once, not by the collector
+        self.agenda.trouble = lambda probe, step, reason: runner.refuse([probe], step, reason)
         self._writer = writer
         self._device = device
         self._strict = strict

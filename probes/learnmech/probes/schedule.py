@@ -2,8 +2,12 @@
 
 import bisect
 import math
+import signal as signals
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_HEARD = signals.valid_signals() - {getattr(signals, name, None) for name in ("SIGKILL", "SIGSTOP")}
+"""Signals that a process can listen to."""
 
 
 class Schedule:
@@ -16,6 +20,9 @@ class Schedule:
     def next(self, step: int) -> float:
         """Return the first step after `step` at which to look again; infinite if there is none."""
         return step + 1
+
+    def begin(self) -> None:
+        """Forget an earlier run: another begins."""
 
     def due(self, step: int, since: int) -> bool:
         """Tell whether a measurement is due at `step`, having last looked after step `since` (-1: never).
@@ -95,6 +102,13 @@ class LogSpaced(Schedule):
                 f"log_spaced({self.per_decade}, start={self.start!r}): expected a step from 1 on, such as start=10"
             )
 
+    def next(self, step: int) -> float:
+        """Return the first scheduled step after `step`."""
+        index = max(0, math.floor(self.per_decade * math.log10(max(step, self.start) / self.start)) - 1)
+        while self._step(index) <= step:
+            index += 1
+        return self._step(index)
+
     def _step(self, index: int) -> int:
         return round(float(self.start * 10.0 ** (index / self.per_decade)))
 
@@ -117,9 +131,14 @@ class OnDemand(Schedule):
     Args:
         signal: Number of a signal that asks for a measurement, such as `signal.SIGUSR1`; listened to during the run, in
             the main thread, after which the handler from before is back. None: `request` is the only way.
+
+    Raises:
+        ValueError: There is no such signal, or no process can listen to it.
     """
 
     def __init__(self, signal: int | None = None) -> None:
+        if signal is not None and (not _is_whole(signal) or signal not in _HEARD):
+            raise ValueError(f"on_demand({signal!r}): expected a signal to listen to, such as signal.SIGUSR1")
         self.signal = signal
         self._waits = False
         self._asked = -1
@@ -130,6 +149,10 @@ class OnDemand(Schedule):
     def request(self) -> None:
         """Ask for a measurement. Safe in a signal handler and in any thread."""
         self._waits = True
+
+    def begin(self) -> None:
+        """Forget the requests that an earlier run has answered; one that waits is for the next run."""
+        self._asked = -1
 
     def latest(self, step: int) -> int:
         """Return the step at which the last request was seen; -1 if there has been none."""
@@ -186,7 +209,10 @@ def on_demand(signal: int | None = None) -> OnDemand:
     >>> schedule.request()
     >>> [step for step in range(7, 10) if schedule.due(step, step - 1)]
     [7]
-    """
+
+    Raises:
+        ValueError: There is no such signal, or no process can listen to it.
+    """  # noqa: DOC502 (raised by OnDemand)
     return OnDemand(signal)
 
 

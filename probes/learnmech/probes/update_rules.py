@@ -1,13 +1,13 @@
 """How the optimizer moves each parameter: the numbers of its rule in force at an update."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from learnmech.probes.hyperparameters import Hyperparameters
+from learnmech.probes.hyperparameters import filled, on_device, settings_of
 
 _NORMALIZING = frozenset({"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Lion"})
 """Optimizers whose update stays the same when all gradients are multiplied by one number (epsilon apart)."""
@@ -61,35 +61,38 @@ class Rule:
         return (1.0 + self.momentum) / (2.0 * self.rate * (1.0 - self.dampening))
 
 
+def _none(numbers: Sequence[float]) -> dict[str, Rule]:  # noqa: ARG001 (there are none)
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateRules:
-    """The rules of all parameters; settings that are tensors on a device are read only when they have changed."""
+    """The rules of all parameters at one update.
 
-    def __init__(self) -> None:
-        self._names: dict[int, str] = {}
-        self._watch = Hyperparameters([], {})
-        self._seen: Mapping[str, Mapping[str, float]] = self._watch.by_name
-        self._rules: dict[str, Rule] = {}
+    Attributes:
+        values: Copies of the settings that are tensors on a device, to be read back.
+        read: Makes the rule of each parameter that an optimizer holds, by its name, from their numbers.
+    """
 
-    def read(self, optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> Mapping[str, Rule]:
-        """Return the rule of each parameter that an optimizer holds, by its name."""
-        names = {id(parameter): name for name, parameter in parameters.items()}
-        if names != self._names:
-            self._names, self._watch = names, Hyperparameters(optimizers, names)
-        self._watch.changed()
-        if self._watch.by_name is not self._seen:
-            self._seen = self._watch.by_name
-            groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
-            made: dict[int, Rule] = {}  # one for all parameters of a group: they share their values
-            self._rules = {}
-            for optimizer, group in groups:
-                for parameter in group["params"]:
-                    name = names.get(id(parameter))
-                    if name is not None:
-                        values = self._seen[name]
-                        if id(values) not in made:
-                            made[id(values)] = _rule(optimizer, bool(group.get("maximize", False)), values)
-                        self._rules[name] = made[id(values)]
-        return self._rules
+    values: Sequence[Tensor] = ()
+    read: Callable[[Sequence[float]], Mapping[str, Rule]] = _none
+
+
+def rules_of(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> UpdateRules:
+    """Return the rules in force now, without waiting for a device."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    settings = [settings_of(optimizer, group) for optimizer, group in groups]
+    maximizes = [bool(group.get("maximize", False)) for _, group in groups]
+    members = [[names[id(p)] for p in group["params"] if id(p) in names] for _, group in groups]
+
+    def read(numbers: Sequence[float]) -> dict[str, Rule]:
+        found: dict[str, Rule] = {}
+        for k, values in enumerate(filled(settings, numbers)):
+            found |= dict.fromkeys(members[k], _rule(groups[k][0], maximizes[k], values))
+        return found
+
+    return UpdateRules([value.detach().clone() for value in on_device(settings)], read)
 
 
 def _rule(optimizer: Optimizer, maximizes: bool, values: Mapping[str, float]) -> Rule:

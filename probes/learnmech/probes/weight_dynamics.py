@@ -13,7 +13,7 @@ from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.probes.scope_numbers import Dissipation, decay_share, effective_rate, of_scope
 from learnmech.probes.symmetry.invariance import Invariant, ScaleInvariance
-from learnmech.probes.update_rules import Rule, UpdateRules
+from learnmech.probes.update_rules import Rule, UpdateRules, rules_of
 from learnmech.wire import Measurement
 
 if TYPE_CHECKING:
@@ -33,26 +33,29 @@ class WeightDynamics(BaseProbe):
     - Scope `scale_invariant`, the weights whose scale the loss does not depend on, alone or together with their bias:
       the rms of `angular_update`, the largest `scale_invariance`, `weight_rms`, `effective_learning_rate`, and
       `learning_rate` and `weight_decay` if they have one value. Found by <w, g> = 0 at five measurements in a row and,
-      where another probe has shown that the loss may be evaluated, by five evaluations at rescaled weights, once for
-      all of them; see `learnmech.probes.symmetry.ScaleInvariance`. Certificates of `Symmetries` count as well.
+      where another probe has shown that the loss may be evaluated, and in one process, by five evaluations at rescaled
+      weights, once for all of them, or once for each if that fails; what fails is tested again after 10, 20, 40, ...
+      such measurements in a row; see `learnmech.probes.symmetry.ScaleInvariance`. Certificates of `Symmetries` count as
+      well.
 
     Norms are those of w_t, updates and angles those of w_t -> w_(t+1); gradients are those of the update, unscaled and
     before clipping. Keeps one copy of the weights from before the update to after it, on the steps it measures; the
-    device is not waited for. Under `DistributedDataParallel` the first process measures alone; where parameters are
-    sharded (`fully_shard`, over replicas too, tensor parallelism) all processes add up the sums of their parts, in one
-    collective of five numbers for each tensor.
+    device is not waited for, but where the loss is evaluated at rescaled weights. Under `DistributedDataParallel` the
+    first process measures alone; where parameters are sharded (`fully_shard`, over replicas too, tensor parallelism)
+    all processes add up the sums of their parts, in one collective of five numbers for each tensor.
 
     Points per measurement: 6 for each scope, 1 more where weights decay, 1 more under SGD, and 4 for `scale_invariant`.
     That is 35 for an MLP of three layers under SGD, 77 for a transformer of two blocks under AdamW, 147 for one of
-    twelve, and 1 036 for any model; `per_parameter` adds up to 10 for each tensor, which makes 1 330 of the 147. Where
-    parameter groups differ, each scope adds `learning_rate` and `weight_decay` when they change in it.
+    twelve, and 1 036 for any model; `parameter_groups` adds as many for each of `limit` groups at most; `per_parameter`
+    adds up to 10 for each tensor, which makes 1 327 of the 147. Where parameter groups differ, each scope adds
+    `learning_rate` and `weight_decay` when they change in it.
 
     Args:
         schedule: When to measure, such as `every(20)`; None leaves it to the budget.
         per_parameter: Whether every tensor is a scope too, by its name, with its `scale_invariance` and, where that is
             certified, its `effective_learning_rate`.
-        parameter_groups: Whether every parameter group of the optimizers is a scope too, `group:0`, ...
-        limit: Scopes by type at most, and scopes by depth at most.
+        parameter_groups: Whether the first `limit` parameter groups of the optimizers are scopes too, `group:0`, ...
+        limit: Scopes by type at most, scopes by depth at most, and parameter groups at most.
         half_life: Measurements after which one counts half in `fluctuation_dissipation`.
         name: Name, if there are two probes of this class.
 
@@ -96,8 +99,7 @@ class WeightDynamics(BaseProbe):
         self._seen: GradientSums | None = None
         self._scopes: dict[str, list[str]] = {}
         self._divided: list[object] = []
-        self._update_rules = UpdateRules()
-        self._rules: Mapping[str, Rule] = {}
+        self._rules = UpdateRules()
         self._apart = False
         self._invariance = ScaleInvariance()
         self._no_tests = self._told = ""
@@ -106,7 +108,7 @@ class WeightDynamics(BaseProbe):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave held weights and what points to the training out of copies and pickles."""
-        left_out = {"_before": {}, "_at": -1, "_seen": None, "_divided": [], "_update_rules": UpdateRules()}
+        left_out = {"_before": {}, "_at": -1, "_seen": None, "_divided": [], "_rules": UpdateRules()}
         return self.__dict__ | left_out
 
     def prepare(self, view: TrainingView) -> None:
@@ -114,7 +116,7 @@ class WeightDynamics(BaseProbe):
         if self._at != view.step or self._before.keys() != view.parameters.keys():  # else: the next micro-batch
             self._before, self._at = view.hold(), view.step
         self._divide(view)
-        self._rules = self._update_rules.read(view.optimizers, view.parameters)
+        self._rules = rules_of(view.optimizers, view.parameters)
         self._seen = seen(view, self._before)
 
     def _divide(self, view: TrainingView) -> None:
@@ -131,6 +133,8 @@ class WeightDynamics(BaseProbe):
                 optimizers=optimizers,
                 limit=self.limit,
             )
+            for scope in [scope for scope in self._scopes if scope.startswith("group:")][self.limit :]:
+                del self._scopes[scope]
             self._invariance.find(view)
             self._divided = now
 
@@ -146,11 +150,12 @@ class WeightDynamics(BaseProbe):
         update = compared(view, before, gradient)
         if update is None:
             return []
-        divided, rules, model = self._scopes, self._rules, view.model
+        divided, settings, model = self._scopes, self._rules, view.model
         tests = view.may_replay and not self._no_tests
 
         def build(numbers: list[float]) -> list[Measurement]:
             motions = update.read(numbers)
+            rules = settings.read(numbers[len(numbers) - len(settings.values) :])
             self._invariance.look(motions)
             invariant = self._invariance.members(model, motions, tested=tests)
             alone = {member.names[0] for member in invariant if len(member.names) == 1}
@@ -162,7 +167,7 @@ class WeightDynamics(BaseProbe):
                     found += _single(scope, members[0], motions, rules, alone)
             return found + self._invariant(invariant, rules)
 
-        view.defer(update.values, build)
+        view.defer([*update.values, *settings.values], build)
         if tests:
             self._test(view)
         return []

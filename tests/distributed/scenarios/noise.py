@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from common import begin, end, problem, recorded, state_of
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.distributed.fsdp import fully_shard
 
 from learnmech.probes import GradientNoiseScale, Recorder, every
@@ -22,7 +23,37 @@ def batches(rank, size, step, micro):
     return [(x[first + 4 * k :][:4], y[first + 4 * k :][:4]) for k in range(micro)]
 
 
-def train(rank, size, *, kind="ddp", micro=1, folder=None, clip=None, hook=False, probes=None, breaks=None):
+def own_hook(size, bucket):
+    """A mean over processes as a user might write it: on a copy, with what is left to do in a callback."""
+    whole = bucket.buffer().clone()
+    return dist.all_reduce(whole, async_op=True).get_future().then(lambda done: done.value()[0] / size)
+
+
+def signs_hook(size, bucket):
+    """One bit a number: all processes take part with the signs of their gradient, times its mean size."""
+    buffer = bucket.buffer()
+    return own_hook(size, Bucket(buffer.sign() * buffer.abs().mean()))
+
+
+class Bucket:
+    """What `own_hook` looks at."""
+
+    def __init__(self, buffer):
+        self.buffer = lambda: buffer
+
+
+def hooks(size):
+    """Communication hooks and their states, by name."""
+    return {
+        "torch's": (None, allreduce_hook),
+        "own": (size, own_hook),
+        "fp16": (None, fp16_compress_hook),
+        "signs": (size, signs_hook),
+        "low rank": (PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2), powerSGD_hook),
+    }
+
+
+def train(rank, size, *, kind="ddp", micro=1, folder=None, clip=None, hook="", probes=None, breaks=None):
     """Train; return a digest of the end, and the pieces' gradients of every step."""
     plain, loss, _ = problem()
     if kind == "fsdp":
@@ -31,7 +62,7 @@ def train(rank, size, *, kind="ddp", micro=1, folder=None, clip=None, hook=False
     else:
         model = nn.parallel.DistributedDataParallel(plain)
         if hook:
-            model.register_comm_hook(None, allreduce_hook)
+            model.register_comm_hook(*hooks(size)[hook])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = None
     if folder is not None:
@@ -97,7 +128,9 @@ def main():
 
     measured("ddp")
     measured("ddp accumulated", micro=3)
-    measured("ddp hook", hook=True)
+    for hook in hooks(size):
+        measured(f"ddp hook: {hook}", hook=hook)
+    measured("ddp accumulated hook: own", micro=3, hook="own")
     measured("ddp clipped", clip=0.01)
     measured("ddp examples", probes=[GradientNoiseScale(every(1), source="examples")])
     measured("fsdp", kind="fsdp")

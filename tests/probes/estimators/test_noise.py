@@ -50,6 +50,23 @@ def test_pieces_weighed_equally_would_be_wrong():
     assert abs(mean / TRACE - 1) > 1
 
 
+def test_pieces_of_unequal_units_and_batches_of_them():
+    """Two examples in each piece; tr Sigma of an example is that of a token over its mean number of tokens."""
+    generator, tokens = torch.Generator().manual_seed(4), (2, 30, 7, 9)
+    found, between, alike = [], [], []
+    for _ in range(500):
+        pieces = [[p] for p in pieces_of(tokens, generator)]
+        found.append(noise_from_pieces(pieces, (2,) * 4, units=tokens))
+        alike.append(noise_from_pieces(pieces, (2,) * 4).noise_trace)
+        a, b = (pieces_of((count,), generator) for count in (40, 12))
+        between.append(noise_between(a, b, (6, 5), (40, 12)))
+    within_three_errors([f.grad_sq_norm for f in found], GRAD_SQ)
+    within_three_errors([f.noise_trace for f in found], TRACE * 8 / sum(tokens))
+    within_three_errors(between, TRACE * 11 / 52)
+    assert sum(alike) / 500 > 1.5 * TRACE * 8 / sum(tokens), "each piece as if it held as many"
+    assert found[0].batch_size == 8
+
+
 def test_negative_estimates_are_kept():
     """With a weak signal many estimates of |G|^2 are negative; cut off at zero the mean is far too large."""
     generator = torch.Generator().manual_seed(1)
@@ -161,6 +178,10 @@ def test_bad_input_is_explained():
         noise_from_pieces([g, g], [4, 4], population=7)
     with pytest.raises(ValueError, match="positive numbers"):
         noise_between(g, g, (0, 3))
+    with pytest.raises(ValueError, match="hold"):
+        noise_from_pieces([g, g], [4, 4], units=[3.0, 0.0])
+    with pytest.raises(ValueError, match="hold"):
+        noise_between(g, g, (3, 3), (0.0, 2.0))
     broken = noise_from_pieces([[torch.tensor([math.nan, 0.0])], g], [1, 1])
     assert math.isnan(broken.noise_trace)
     assert (broken.status, broken.reason) == (Status.NON_FINITE, "the gradient is not finite")

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from learnmech.probes.estimators.ratio import STRETCH, ratio_now, ratio_of
+from learnmech.probes.estimators.ratio import MOVE, STRETCH, ratio_now, ratio_of
 from learnmech.probes.noise.window import ExponentialWindow
 
 REPEATS = 500
@@ -86,6 +86,51 @@ def test_the_truth_of_the_moment_is_covered(measurements, signal, rate):
         assert covered >= mean - 0.01
 
 
+def test_noise_alone_hardly_moves_the_value():
+    """Without drift: variance of its logarithm against that of the ratio of means; 2.5 times in the middle."""
+    rng = np.random.default_rng(4)
+    windows = [filled(pairs) for pairs in estimates(rng, np.full(80, 0.09))]
+    now = np.var([math.log(window.now().value) for window in windows])
+    before = np.var([math.log(window.ratio().value) for window in windows])
+    print(f"{now / before:.2f} times")
+    assert 1.0 < now / before < 2.4
+
+
+@pytest.mark.parametrize("rate", [0.98, 0.95, 0.92, 0.9, 0.8])
+@pytest.mark.parametrize("measurements", [20, 60, 150])
+def test_a_trace_that_falls_fast_gives_no_stale_number(rate, measurements):
+    rng = np.random.default_rng(5)
+    traces = rate ** np.arange(measurements)
+    found = []
+    for _ in range(100):
+        a = traces * (1 + 0.1 * rng.normal(size=measurements))
+        found.append(filled(np.stack([a, 1 + 0.3 * rng.normal(size=measurements)], axis=1)).now())
+    numbers = [r for r in found if r.determined]
+    covered = sum(covers(r, traces[-1]) for r in found) / 100
+    print(f"{rate} a measurement, {measurements}: a number in {len(numbers)}, covers {covered:.0%}")
+    assert covered >= 0.84
+    assert sum(covers(r, traces[-1]) for r in numbers) >= 0.8 * len(numbers)
+
+
+def test_a_trace_that_comes_down_to_nothing_has_no_lower_end():
+    vanishing = [(a, 1.0) for a in np.linspace(1.0, -0.05, 40)]
+    past, now = ratio_of(moments(vanishing), 4.0), ratio_now(moments(vanishing), 4.0)
+    assert past.determined
+    assert (now.bounded, now.determined, now.lower, now.at_least) == (True, False, 0.0, 0.0)
+    assert (now.value, now.upper) == (past.value, past.upper)
+    signal = ratio_now(moments(vanishing).swapped)  # its inverse may be anything
+    assert (signal.bounded, signal.determined, signal.stderr) == (False, False, None)
+    assert (signal.lower, signal.upper) == (-math.inf, math.inf)
+    # a bound does not outlast the numerators either
+    buried = [(a, b) for a, b in zip(np.linspace(1.0, -0.05, 40), [0.1, -0.09] * 20, strict=True)]
+    assert ratio_of(moments(buried), 4.0).at_least > 1.0
+    assert ratio_now(moments(buried), 4.0).at_least == 0.0
+    negative = [(-1.0 - a, 1.0) for a in np.linspace(0.0, 1.0, 40)]
+    now = ratio_now(moments(negative), 4.0)
+    assert now.lower <= now.upper < 0.0
+    assert not now.determined
+
+
 def test_where_noise_buries_the_signal_the_bound_holds_and_there_is_no_number():
     rng = np.random.default_rng(3)
     square = 1e-3 / BATCH
@@ -106,7 +151,7 @@ def test_an_even_drift_is_followed_exactly():
     past, now = ratio_of(moments(falling), 4.0), ratio_now(moments(falling), 4.0)
     lag = 4.0 / past.value
     assert past.value == pytest.approx(1.6, rel=1e-4)
-    assert now.value == pytest.approx(past.value * lag ** (STRETCH / 2), rel=1e-4)
+    assert now.value == pytest.approx(past.value * lag**MOVE, rel=1e-4)
     assert now.lower == past.lower
     assert now.upper == pytest.approx(past.upper * lag**STRETCH, rel=1e-4)
     assert past.upper < 4.0 < now.upper

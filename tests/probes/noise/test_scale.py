@@ -15,6 +15,7 @@ from learnmech.observables import Status, is_declared
 from learnmech.probes.estimators import NoiseParts
 from learnmech.probes.noise.contributions import Sums, estimates
 from learnmech.probes.noise.scale import NoiseTracker
+from learnmech.probes.noise.window import FEWEST
 
 REPEATS = 500
 
@@ -138,8 +139,10 @@ def test_scopes_have_their_own_windows_and_fewer_numbers():
 @pytest.mark.parametrize(
     ("pairs", "reason"),
     [
-        ([(64.0, 2.0)], "1 measurements so far; an error bar takes two or more"),
+        ([(64.0, 2.0)], "1 measurement so far; a number takes 8"),
+        (noisy(64.0, 2.0, 0.2, count=6), "6 measurements so far; a number takes 8"),
         ([(0.0, 0.0)] * 5, "all gradients are zero"),
+        ([(64.0 * 0.9**k, 2.0 + 0.1 * (-1) ** k) for k in range(40)], "tr Sigma falls to zero: the noise scale is at"),
         (noisy(64.0, 0.0, 3.0), "|G|^2 is not resolved from zero over 60 measurements: the noise scale is at least"),
         (noisy(64.0, 1.4, 3.0), "more than a factor of 4 apart"),
         (noisy(0.0, 64.0, 3.0), "tr Sigma is not resolved from zero: the noise scale is at most"),
@@ -183,6 +186,18 @@ def test_updates_without_estimates_are_reported_and_left_out():
     window = tracker.window()
     assert (window.count, window.left_out) == (60, 2)
     assert recorded(tracker, [(64.0, 1.4)])["noise_scale"].reason.endswith("; 2 measurements were left out")
+
+
+def test_ratios_take_eight_measurements():
+    """Of fewer those with a narrow interval are chosen by chance: of two such intervals one covered the truth."""
+    tracker, known = NoiseTracker(), []
+    for trace, square in noisy(64.0, 2.0, 0.2, count=10):
+        found = {m.observable: m for m in tracker.update({"": NoiseParts(square, trace, 32.0, 4)}, method="ranks")}
+        ratios = [found[name] for name in ("noise_scale", "signal_to_noise", "doubling_speedup")]
+        known.append({m.status for m in ratios})
+        assert len({m.reason for m in ratios}) == 1
+        assert found["noise_trace"].value == trace
+    assert known == [{Status.UNDETERMINED}] * (FEWEST - 1) + [{Status.OK}] * (11 - FEWEST)
 
 
 def test_a_wrong_half_life_is_told_at_once():

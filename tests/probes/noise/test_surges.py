@@ -7,7 +7,8 @@ import pytest
 
 from learnmech.probes.estimators import NoiseParts
 from learnmech.probes.noise.scale import NoiseTracker
-from learnmech.probes.noise.surges import FACTOR, PATIENCE, SETTLED
+from learnmech.probes.noise.surges import FACTOR, IN_A_ROW, LONG_ENOUGH, PATIENCE, SETTLED, Jumps
+from learnmech.probes.noise.window import FEWEST, ExponentialWindow
 
 BATCH = 32.0
 TRUTH = 32.0  # noise scale: |G|^2 = 2 and tr Sigma = 64, both by Gaussian pieces below
@@ -60,11 +61,14 @@ def test_a_change_that_stays_begins_a_new_window(factor):
 @pytest.mark.parametrize("dimension", [1, 4, 50])
 def test_gaussian_noise_is_never_left_out(dimension):
     rng = np.random.default_rng(3)
-    tracker = NoiseTracker()
-    for part in updates(rng, 20_000, dimension=dimension):
-        tracker._take("", part, tracker.window())
+    tracker, anew = NoiseTracker(), 0
     window = tracker.window()
-    assert (window.count, window.left_out) == (20_000, 0)
+    for part in updates(rng, 20_000, dimension=dimension):
+        before = window.count
+        tracker._take("", part, window)
+        assert window.left_out == 0
+        anew += window.count < before
+    assert anew <= 1
 
 
 @pytest.mark.parametrize(("deviation", "bias"), [(1.0, 0.01), (1.5, 0.03)])
@@ -85,6 +89,57 @@ def test_heavy_tails_are_hardly_biased(deviation, bias):
     left = len(factors) - len(kept)
     print(f"deviation {deviation}: {left} of {len(factors)} left out, mean of the rest {np.mean(kept):.4f}")
     assert np.mean(kept) == pytest.approx(factors.mean(), rel=bias)
+
+
+@pytest.mark.parametrize("usual", [30, 100])
+@pytest.mark.parametrize("factor", [0.1, 0.5, 10.0])
+def test_after_a_jump_of_the_noise_there_is_no_stale_number_for_long(usual, factor):
+    """tr Sigma jumps, |G|^2 stays. Four measurements cannot tell; then the window begins anew and says so."""
+    rng = np.random.default_rng(6)
+    tracker = NoiseTracker()
+
+    def pairs(count, trace):
+        noise = rng.normal(size=(count, 2))
+        return [NoiseParts(float(2 + 0.3 * y), float(trace * (1 + 0.1 * x)), BATCH, 4) for x, y in noise]
+
+    scales(tracker, pairs(usual, 64.0))
+    after = scales(tracker, pairs(40, 64.0 * factor))
+    waiting = after[IN_A_ROW - 1 : IN_A_ROW + FEWEST - 2]
+    assert [m.status for m in waiting] == ["undetermined"] * (FEWEST - 1)
+    assert waiting[0].reason == "1 measurement since the noise has jumped; a number takes 8"
+    assert tracker.window().count == 41 - IN_A_ROW
+    assert {m.status for m in after[IN_A_ROW + FEWEST :]} == {"ok"}
+    assert after[-1].value == pytest.approx(TRUTH * factor, rel=0.2)
+    tracker.reset()
+    assert scales(tracker, pairs(1, 64.0))[0].reason == "1 measurement so far; a number takes 8"
+
+
+def begun(pairs):
+    """How often a window begins anew."""
+    jumps, window, found = Jumps(), ExponentialWindow(25.0), 0
+    for a, b in pairs:
+        if jumps.judge(a, b, window.moments(), window.count):
+            window.clear()
+            found += 1
+        window.append(a, b)
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.01, -0.01, 0.02, -0.02, 0.05, -0.05])
+def test_an_even_drift_is_no_jump(rate):
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        noise = rng.normal(size=(100, 2))
+        assert begun((math.exp(rate * k) * (1 + 0.08 * x), 1 + 0.5 * y) for k, (x, y) in enumerate(noise)) == 0
+
+
+def test_chance_is_no_jump():
+    """Less than 1 % of runs of 500 measurements, of Gaussian numbers and of exponential ones: here of 100 000 each."""
+    rng = np.random.default_rng(8)
+    for pairs in (rng.normal(size=(100_000, 2)), rng.exponential(size=(100_000, 2))):
+        assert begun(pairs.tolist()) <= 1
+    assert begun([(1.0, 1.0)] * 100) == 0
+    assert begun([(1.0, 1.0)] * (LONG_ENOUGH - 1) + [(2.0, 2.0)] * 5) == 0, "too early"
 
 
 def test_nothing_is_out_of_line_before_anything_is_usual():

@@ -325,3 +325,29 @@ def test_batches_that_torch_cannot_cut(mean_square, spools):
 def test_bad_arguments_are_told_at_once(settings, error, said):
     with pytest.raises(error, match=said):
         HessianNoiseScale(every(5), **settings)
+
+
+def test_means_over_tokens(spool):
+    """Pieces are weighed by their tokens: tr(H Sigma) of a token, by definition, over the tokens of an example."""
+    generator = torch.Generator().manual_seed(6)
+    model = nn.Linear(3, 1, bias=False).double()
+    x = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    y = x.sum(1, keepdim=True) + torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+
+    def over_tokens(model, batch):
+        return ((model(batch[0]) - batch[1]).square() * batch[2]).sum() / batch[2].sum()
+
+    def draw():
+        lengths = torch.where(torch.rand(12, generator=generator) < 0.5, 1, 16)
+        chosen = torch.randint(4000, (12, 16), generator=generator)
+        return x[chosen], y[chosen], (torch.arange(16) < lengths[:, None])[..., None].double()
+
+    probe = HessianNoiseScale(every(1), units=lambda batch: batch[2].sum())
+    trained(model, over_tokens, [draw() for _ in range(400)], [probe], spool.url)
+    values = torch.tensor(list(spool().values(NAMES[0]).values()), dtype=torch.float64)
+    rows = (2 * (model(x) - y) * x).detach()
+    exact = float((2 * torch.cov(x.T, correction=0) * torch.cov(rows.T)).sum()) / 8.5
+    error = float(values.std()) / math.sqrt(len(values))
+    assert error < 0.1 * exact
+    # 8.5 tokens make an example on average, and a batch of 12 examples tells that to some 10 % only
+    assert abs(float(values.mean()) - exact) < 3 * error + 0.1 * exact

@@ -233,6 +233,10 @@ class Transformer(nn.Module):
         return self.head(x).mean(1)
 
 
+def _one_group_each(parameters, lr):
+    return torch.optim.SGD([{"params": [p]} for p in parameters], lr=lr)
+
+
 @pytest.mark.parametrize(
     ("make", "optimizer", "settings", "points"),
     [
@@ -241,8 +245,9 @@ class Transformer(nn.Module):
         (lambda: Transformer(12), torch.optim.AdamW, {}, 147),
         (lambda: Transformer(12), torch.optim.AdamW, {"per_parameter": True}, 1327),
         (lambda: nn.Sequential(*(nn.Linear(4, 4) for _ in range(100))), torch.optim.SGD, {"limit": 10}, 7 * 12),
+        (lambda: nn.Linear(4, 4), _one_group_each, {"limit": 1, "parameter_groups": True}, 7 * 4),
     ],
-    ids=["MLP", "transformer", "12 blocks", "12 blocks and every tensor", "100 layers in 10 scopes"],
+    ids=["MLP", "transformer", "12 blocks", "12 blocks and every tensor", "100 layers in 10 scopes", "1 of 2 groups"],
 )
 def test_points_per_measurement(trained, make, optimizer, settings, points):
     """The numbers that the docstring of the probe names."""

@@ -64,6 +64,15 @@ def test_the_loss_itself_decides_where_it_may_be_evaluated(spool):
     assert max(run.values("scale_invariance", "scale_invariant").values()) < 1e-5
 
 
+def test_what_fails_is_not_tested_for_ever(spool):
+    """Together at 4, each alone at 5 and 6; then after 10, 20, ... looks in a row, not after every 5."""
+    counted = []
+    probes = [WeightDynamics(every(1)), Replays(every(1))]
+    run = train(normalized(), spool, probes, orthogonal=["3.weight"], counted=counted, steps=60)
+    assert len(counted) == 60 + 2 + 5 * 3 + 5 * 2, "steps, the test of the loss, rescaling, and again at 16 and 36"
+    assert counts(run) == dict.fromkeys(range(6, 60), "rms_of_1")
+
+
 def test_without_a_loss_the_inner_product_decides(spool):
     run = train(normalized(), spool, [WeightDynamics(every(1))], orthogonal=["3.weight"])
     assert counts(run) == dict.fromkeys(range(4, 12), "rms_of_2")

@@ -51,17 +51,24 @@ def test_numbers_stay_on_the_device(device, dtype):
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    rate = torch.tensor(0.1, device=device)
+    optimizer.param_groups[0]["lr"] = rate if device == "meta" else 0.25
     probe = WeightDynamics(every(1), per_parameter=True, parameter_groups=True)
     deferred = []
     before, after = views(model, optimizer, deferred, torch.ones((), device=device))
     with NoLooking():
         probe.prepare(before)
+        rate.fill_(7.0)  # a scheduler sets the next one: what was in force is held by a copy
         assert probe.measure(after) == []
     ((values, build),) = deferred
     assert {value.device.type for value in values} == {device}
-    assert [value.numel() for value in values] == [9, 6, 1]
-    numbers = [1.0] * 16
-    assert {m.observable for m in build(numbers)} >= {"weight_norm", "grad_norm", "angular_update"}
+    assert [value.numel() for value in values] == [9, 6, 1] + [1] * (device == "meta")
+    assert all(value is not rate for value in values)
+    numbers = [1.0] * 16 + [0.25] * (device == "meta")
+    found = {(m.observable, m.scope): m.value for m in build(numbers)}
+    assert {name for name, _ in found} >= {"weight_norm", "grad_norm", "angular_update"}
+    # O_L / O_R of one measurement, (<w, g> + lambda |w|^2) / (|s|^2 / (2 eta)) with all sums 1
+    assert found["fluctuation_dissipation", "p0"] == pytest.approx(1.1 * 2.0 * 0.25)
 
 
 def test_the_mode_would_notice():

@@ -81,10 +81,10 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """RMSNorm, SwiGLU, rotary positions: the layers of Llama."""
 
-    def __init__(self, vocabulary=29, width=32, hidden=48, eps=1e-5, tied=False, **attention):
+    def __init__(self, vocabulary=29, width=32, hidden=48, eps=1e-5, tied=False, blocks=2, **attention):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
-        self.blocks = nn.ModuleList(Block(width, hidden, eps, attention) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(width, hidden, eps, attention) for _ in range(blocks))
         self.norm = RMSNorm(width, eps)
         self.head = nn.Linear(width, vocabulary, bias=False)
         if tied:
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
 
 @pytest.fixture
 def transformer():
-    """`transformer(dtype, **settings)`: RMSNorm, SwiGLU, rotary positions, two blocks of four heads."""
+    """`transformer(dtype, **settings)`: RMSNorm, SwiGLU, rotary positions, two blocks of four heads if not told."""
 
     def make(dtype=torch.float64, **settings):
         torch.manual_seed(0)

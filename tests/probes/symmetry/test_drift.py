@@ -94,6 +94,40 @@ def test_weight_decay_that_spares_biases_is_accounted_for(examples):
     torch.testing.assert_close(charges(group, weights) - before, predicted, rtol=1e-9, atol=1e-14)
 
 
+TRANSFORMER = {"gated", "value_output", "query_key", "query_key_pair", "shift", "residual_stream"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("settings", [{}, {"rope": "", "bias": True, "shared": 2}])
+def test_one_update_of_the_forms_of_transformers(form, settings, transformer, tokens, residuals):
+    """To rounding, with an epsilon in RMSNorm that breaks the balance of the residual stream by no more than that."""
+    model = transformer(eps=1e-14, **settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **form)
+    weights = dict(model.named_parameters())
+    kinds = TRANSFORMER - ({"query_key_pair"} if settings else {"query_key"})
+    holding = {(kind, label) for kind in kinds for label in residuals(model, tokens.loss, tokens.batch()).holding(kind)}
+    groups = [group for group in candidates(model) if (group.kind, group.label) in holding]
+    assert {str(group.kind) for group in groups} == kinds
+    for step in range(2):
+        optimizer.zero_grad()
+        tokens.loss(model, tokens.batch(step)).backward()
+        buffers = {
+            n: s["momentum_buffer"] for n, p in weights.items() if "momentum_buffer" in (s := optimizer.state[p])
+        }
+        reader = Reader(weights, {n: p.grad for n, p in weights.items()}, buffers)
+        update, before, predicted = sgd_update(0.1, **{"first": not buffers} | form), {}, {}
+        for group in groups:
+            sums = [reader.sums(part, linear=group.linear, momentum=True) for part in group.parts]
+            predicted[group] = predicted_drift(group, sums, [update] * len(group.parts))
+            before[group] = charges(group, weights)
+        optimizer.step()
+        for group, told in predicted.items():
+            drift = charges(group, weights) - before[group]
+            close = {"rtol": 1e-9, "atol": 1e-14} if group.kind != "residual_stream" else {"rtol": 1e-6, "atol": 1e-12}
+            torch.testing.assert_close(drift, told, **close, msg=lambda m, g=group: f"{g.kind} {g.label}: {m}")
+            assert group.kind == "shift" or drift.abs().max() > 1e-7, "there is something to predict"
+
+
 def trained(model, steps, examples, watch, *, full_batch=False, **form):
     """Train; return what `watch(model, optimizer, weights before)` said after each update."""
     optimizer = torch.optim.SGD(model.parameters(), **form)

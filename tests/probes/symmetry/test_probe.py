@@ -1,5 +1,6 @@
 """The probe in a plain loop: what it finds, what it records, what it leaves alone."""
 
+import gc
 import math
 
 import pytest
@@ -89,6 +90,7 @@ def test_other_probes_ask_for_certificates(spool, examples):
     assert len(asked) == 5
     assert scale_invariant(view) == {"0.weight": 16}
     del probe
+    gc.collect()
     assert not certified(view), "nobody vouches for them any longer"
 
 
@@ -177,6 +179,26 @@ def test_a_loss_that_cannot_be_evaluated_again_costs_that_test_only(examples):
     assert probe.replays
 
 
+@pytest.mark.parametrize("settings", [{}, {"rope": "", "bias": True, "shared": 2}])
+def test_the_drift_of_every_form_in_a_transformer(settings, spool, transformer, tokens):
+    model, loss = transformer(**settings), tokens.loss
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    with Recorder(model, optimizer, loss, [Symmetries(every(1))], sink=spool.url, budget=0, strict=True) as recorder:
+        for step in range(8):
+            batch = tokens.batch(step)
+            optimizer.zero_grad()
+            loss(model, batch).backward()
+            recorder.after_backward(batch)
+            optimizer.step()
+            recorder.after_step(batch)
+    run = spool()
+    for kind in ("gated", "value_output", "query_key" if settings else "query_key_pair", "rescale", "residual_stream"):
+        errors = run.values("charge_drift_error", f"symmetry:{kind}")
+        assert set(errors) >= {5, 6, 7}, kind
+        assert max(errors.values()) < (1e-5 if kind == "residual_stream" else 1e-9), "RMSNorm's epsilon, or rounding"
+        assert all(run.values("charge_drift", f"symmetry:{kind}").values()), "there is something to predict"
+
+
 class NoWaiting(TorchDispatchMode):
     """Raises where the device would be waited for: a number read, or a shape that depends on numbers."""
 
@@ -210,6 +232,35 @@ def test_the_device_is_not_waited_for_and_nothing_is_changed(certify, spool, exa
     found = build([float(x) for value in values for x in value.reshape(-1)])
     assert bool([m for m in found if m.observable == "charge_drift"]) == certify
     assert all(m.value is None or math.isfinite(m.value) for m in found)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("settings", [None, {}, {"rope": "", "bias": True, "shared": 2}])
+def test_nothing_is_read_where_there_are_no_numbers(settings, momentum, examples, tokens, transformer):
+    """On the meta device any way to read a number raises; the first look certifies whatever is told to hold."""
+    model, batch = (relu(), examples.batch(32, 6)[0]) if settings is None else (transformer(**settings), tokens.batch())
+    model, batch, probe, waiting = model.to("meta"), batch.to("meta"), Symmetries(every(1), looks=1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    parameters = dict(model.named_parameters())
+    view = TrainingView(0, model, [optimizer], parameters, None, lambda v, build: waiting.append((v, build)), None)
+    view.gradient_scale, counts = torch.ones((), device="meta"), []
+    for clipped in (False, False, True):
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        view.gradients = {name: p.grad for name, p in parameters.items()}
+        probe.prepare(view)
+        if clipped:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert probe.measure(view) == []
+        ((values, build),) = waiting
+        assert {value.device.type for value in values} == {"meta"}
+        counts.append(len(values))
+        groups = sum(value.numel() == 3 for value in values)
+        build([0.0, 1.0, 1.0] * groups + [1.0] * 8 * (len(values) - groups))
+        waiting.clear()
+    assert len(probe.certificates.certified()) >= 5
+    assert counts[2] == counts[1] > counts[0], "charges of what is certified"
 
 
 def test_arguments_say_what_was_expected():

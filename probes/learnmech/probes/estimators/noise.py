@@ -91,15 +91,22 @@ class Design:
     units_sq: float = math.nan
 
     @classmethod
-    def of(cls, sizes: Sequence[float]) -> "Design":
-        """Return the sums for pieces of examples that are weighed by their sizes.
+    def of(cls, sizes: Sequence[float], units: Sequence[float] | None = None) -> "Design":
+        """Return the sums for pieces of one batch: weighed by the units that their losses are means over.
 
         >>> Design.of([8, 8, 3]).examples
         19
+        >>> Design.of([8, 8], units=[100, 300]).units
+        400
+
+        Args:
+            sizes: Examples in each piece. [K]
+            units: Units (tokens) in each piece; None: its examples. [K]
         """
-        total = sum(sizes)
-        squares = sum(size**2 for size in sizes)
-        return cls(len(sizes), total, squares, len(sizes), total, total, total, squares)
+        weights = sizes if units is None else units
+        total = sum(weights)
+        squares = sum(weight**2 for weight in weights)
+        return cls(len(sizes), total, squares, len(sizes), total, total, sum(sizes), squares)
 
     def trouble(self) -> str:
         """Say why nothing can be estimated from such pieces; '' if it can."""
@@ -148,7 +155,11 @@ def noise_parts(
 
 @overload
 def noise_from_pieces(
-    gradients: Sequence[Sequence[Tensor]], sizes: Sequence[int], *, population: int | None = None
+    gradients: Sequence[Sequence[Tensor]],
+    sizes: Sequence[int],
+    *,
+    units: Sequence[float] | None = None,
+    population: int | None = None,
 ) -> NoiseParts: ...
 
 
@@ -157,6 +168,7 @@ def noise_from_pieces(
     gradients: Sequence[Sequence[Tensor]],
     sizes: Sequence[int],
     *,
+    units: Sequence[float] | None = None,
     population: int | None = None,
     groups: Sequence[Sequence[int]],
 ) -> list[NoiseParts]: ...
@@ -166,17 +178,19 @@ def noise_from_pieces(
     gradients: Sequence[Sequence[Tensor]],
     sizes: Sequence[int],
     *,
+    units: Sequence[float] | None = None,
     population: int | None = None,
     groups: Sequence[Sequence[int]] | None = None,
 ) -> NoiseParts | list[NoiseParts]:
-    """Estimate |G|^2 and tr Sigma from the gradients of disjoint pieces of one batch, weighed by their sizes.
+    """Estimate |G|^2 and tr Sigma from the gradients of disjoint pieces of one batch, weighed by their units.
 
-    Differences are taken before squaring, so that a signal far above the noise costs no digits; one read-back serves
-    all numbers.
+    The loss of a piece is a mean over its n_k units, so that g = sum_k n_k g_k / N. Differences are taken before
+    squaring, so that a signal far above the noise costs no digits; one read-back serves all numbers.
 
     Args:
         gradients: For each piece its mean gradient, as tensors in the same order. [K][tensors]
         sizes: Examples in each piece. [K]
+        units: Units (tokens) in each piece; None: its examples. [K]
         population: See `noise_parts`.
         groups: Indices of the tensors that are measured together; None: all of them, as one.
 
@@ -192,16 +206,19 @@ def noise_from_pieces(
         )
     if min(sizes) < 1:
         raise ValueError(f"pieces have sizes {list(sizes)}; expected one example or more in each")
+    if units is not None and (len(units) != len(sizes) or not min(units) > 0):
+        raise ValueError(f"pieces hold {list(units)} units; expected a positive number for each of {len(sizes)}")
     total = sum(sizes)
     if population is not None and population < total:
         raise ValueError(f"a batch of {total} examples cannot come from {population} without replacement")
-    shares = [size / total for size in sizes]
+    design = Design.of(sizes, units)
+    shares = [weight / design.units for weight in (sizes if units is None else units)]
     rows = [_sums(tensors, shares) for tensors in zip(*gradients, strict=True)]
     table = torch.stack([row.to(rows[0].device) for row in rows]).tolist()  # [tensors, 3]
     found = []
     for group in [range(len(table))] if groups is None else groups:
         whole, own, spread = (math.fsum(table[index][column] for index in group) for column in range(3))
-        found.append(noise_parts(whole, own, spread, Design.of(sizes), population=population))
+        found.append(noise_parts(whole, own, spread, design, population=population))
     return found[0] if groups is None else found
 
 
@@ -218,27 +235,37 @@ def _sums(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     return torch.stack([square_sum(mean), own, spread])
 
 
-def noise_between(first: Sequence[Tensor], second: Sequence[Tensor], sizes: tuple[int, int]) -> float:
+def noise_between(
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    sizes: tuple[int, int],
+    units: tuple[float, float] | None = None,
+) -> float:
     """Estimate tr Sigma from the mean gradients of two independent batches at the same weights.
 
     E |g_A - g_B|^2 = tr Sigma (1/A + 1/B), hence tr Sigma = |g_A - g_B|^2 / (1/A + 1/B), for two batches of B that is
     B/2 |g_A - g_B|^2. It shares no example-level assumption with the estimate from pieces of one batch: if the examples
     of a batch are correlated (or an effective example is not an example), the two disagree. Disjoint draws without
-    replacement from a finite data set need no correction.
+    replacement from a finite data set need no correction. With means over units A and B count these, and tr Sigma of a
+    unit is told per example as in `noise_parts`.
 
     Args:
         first: Mean gradient of batch A.
         second: Mean gradient of batch B, tensors in the same order.
         sizes: Examples in A and in B.
+        units: Units that they are means over; None: examples.
 
     Returns:
-        The estimate, not negative.
+        The estimate for one example, not negative.
 
     Raises:
         ValueError: Sizes are not positive.
     """
     if min(sizes) < 1:
         raise ValueError(f"batch sizes are {sizes}; expected positive numbers of examples")
+    weights = sizes if units is None else units
+    if not min(weights) > 0:
+        raise ValueError(f"batches hold {units} units; expected positive numbers")
     squares = [square_sum(a - b) for a, b in zip(first, second, strict=True)]
     distance = float(torch.stack([square.to(squares[0].device) for square in squares]).sum())
-    return distance / (1 / sizes[0] + 1 / sizes[1])
+    return distance / (1 / weights[0] + 1 / weights[1]) * sum(sizes) / sum(weights)

@@ -13,6 +13,13 @@ moment, 60 cases of 800 windows (drifts of 0, 0.2 and 1 % a measurement, up and 
 noise 0.3 to 32): 95 to 97 % without drift, 89 % or more with any. A stretch of 1 left 64 %; with 2, windows of a weak
 signal gave a number a sixth less often, and only 90 % came of it. Without widening it was 0 to 96 %."""
 
+MOVE = 0.6
+"""The part of its estimated lag by which a value moves. Measured with 0.75 (the middle of the interval), 0.6 and 0.5
+(10 to 200 measurements, signal to noise 0.3 to 32, 1500 windows each): without drift the value had 2.1 to 2.6, 1.8 to
+2.1 and 1.7 to 1.8 times the variance of the ratio of means (1 with 0), and lay within t standard errors of the truth
+in 95 to 97, 95 to 98 and 96 to 99 %; with drifts of 0.2 and 1 % a measurement in 86, 85 and 84 % at worst. To move by
+0.75 of what of the lag is beyond half a standard error is as good as 0.5 without drift, and worse with any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:
@@ -130,11 +137,13 @@ def ratio_now(moments: Moments, factor: float = math.inf) -> Ratio:
 
     The ratio R of the weighted means belongs to the mean age of the pairs. Straight lines through both end at the ratio
     R' of the moment, as far as the drift is even; the lag is R' / R, which noise alone makes differ from 1. The
-    interval is stretched by `STRETCH` times that, on the side it points to, and the value goes to the new middle:
+    interval is stretched by `STRETCH` times that, on the side it points to, and the value moves by `MOVE` times that:
 
-        lower (R'/R)^1.5 if R' < R,    upper (R'/R)^1.5 if R' > R,    R (R'/R)^0.75
+        lower (R'/R)^1.5 if R' < R,    upper (R'/R)^1.5 if R' > R,    R (R'/R)^0.6
 
     and with an infinite `factor`, where the ratio may have any sign, the same by differences: upper + 1.5 (R' - R).
+    Where the line of the numerators has come down to zero there is no lower end, where that of the denominators has,
+    no upper one.
 
     Args:
         moments: Of the pairs (a, b), with their levels.
@@ -142,29 +151,37 @@ def ratio_now(moments: Moments, factor: float = math.inf) -> Ratio:
     """
     past, a, b = ratio_of(moments, factor), moments.level_a, moments.level_b
     if math.isinf(factor):
-        return _by_differences(past, a / b - past.value if b else math.nan)
-    if not a > 0.0:
-        return past
+        return _by_differences(past, moments)
     if not past.bounded:
-        if not past.at_least > 0.0:
+        if not past.at_least > 0.0 or math.isnan(a):
             return past
+        if not a > 0.0:
+            return replace(past, lower=-math.inf, upper=math.inf, at_least=0.0)
         # the bound is an end of b / a, which has a middle where a / b has none
         end = 1.0 / past.at_least + STRETCH * max(b / a - moments.mean_b / moments.mean_a, 0.0)
         return replace(past, at_least=1.0 / end)
-    if not past.value > 0.0:
+    if a <= 0.0:
+        return _moved(past, past.value, min(past.lower, 0.0), past.upper, determined=False)
+    if not past.value > 0.0 or math.isnan(a):
         return past
     if not b > 0.0:  # the line of the denominators has come down to zero: everything from the lower end on
         return replace(past, bounded=False, determined=False, lower=-math.inf, upper=past.at_least, stderr=None)
     lag = a / b / past.value
     lower, upper = past.lower * min(lag, 1.0) ** STRETCH, past.upper * max(lag, 1.0) ** STRETCH
-    return _moved(past, past.value * lag ** (STRETCH / 2), lower, upper, lower > 0.0 and upper <= factor * lower)
+    return _moved(past, past.value * lag**MOVE, lower, upper, lower > 0.0 and upper <= factor * lower)
 
 
-def _by_differences(past: Ratio, lag: float) -> Ratio:
-    if not past.bounded or not math.isfinite(lag):
+def _by_differences(past: Ratio, moments: Moments) -> Ratio:
+    a, b = moments.level_a, moments.level_b
+    if not past.bounded or not math.isfinite(a) or not math.isfinite(b):
         return past
+    if b * moments.mean_b <= 0.0:  # the line of the denominators has come to zero: nothing is known
+        return replace(
+            past, bounded=False, determined=False, lower=-math.inf, upper=math.inf, at_least=0.0, stderr=None
+        )
+    lag = a / b - past.value
     lower, upper = past.lower + STRETCH * min(lag, 0.0), past.upper + STRETCH * max(lag, 0.0)
-    return _moved(past, past.value + STRETCH / 2 * lag, lower, upper, determined=True)
+    return _moved(past, past.value + MOVE * lag, lower, upper, determined=True)
 
 
 def _moved(past: Ratio, value: float, lower: float, upper: float, determined: bool) -> Ratio:

@@ -4,6 +4,7 @@ from torch import nn
 
 from learnmech.probes.context import distributed
 from learnmech.probes.isolation import Refusal
+from learnmech.probes.noise.additive import Additive
 from learnmech.probes.noise.per_example.norms import FITTED
 from learnmech.probes.noise.per_example.safety import refusal, unasked
 
@@ -19,6 +20,31 @@ FIT_EVERY = 4
 
 PATIENCE = 3
 """Updates in a row from which nothing could be made, after which their source is given up."""
+
+COUPLED = (
+    "the gradient of a batch is not the mean of the gradients of its examples. If the loss is a mean over tokens, pass "
+    "units= (GradientNoiseScale(units=lambda batch: (batch[1] != -100).sum()), say), else noise is told of examples "
+    "that do not weigh alike; if it compares examples, the noise is that of pieces of a batch"
+)
+
+
+def check_arguments(source: str, *, units: object, split: object) -> None:
+    """Check the arguments of `GradientNoiseScale`.
+
+    Raises:
+        ValueError: There is no such source, or it takes no units.
+        TypeError: `units` or `split` cannot be called.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"GradientNoiseScale(source={source!r}): expected one of {', '.join(map(repr, SOURCES))}")
+    if source in ("examples", "norm_layers") and units is not None:
+        raise ValueError(
+            f'GradientNoiseScale(source="{source}") takes losses that are means over examples; units= goes with '
+            'source="pieces" and source="split"'
+        )
+    for argument, value in (("units", units), ("split", split)):
+        if value is not None and not callable(value):
+            raise TypeError(f"GradientNoiseScale({argument}={value!r}): expected a function of a batch, or None")
 
 
 class Choice:
@@ -49,6 +75,7 @@ class Choice:
         self._no_pieces = ""
         self._tested = False
         self._failures = self._voids = self.confirmed = 0
+        self._void = ""
         self._unsaid: list[str] = []
 
     def expect(self, pieces: int, processes: int) -> None:
@@ -73,6 +100,11 @@ class Choice:
         wanted = self.source == "norm_layers" or (self.source == "auto" and not self.no_examples)
         return wanted and self._pieces == 1 and not self._tested
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether a batch that is cut has to show if examples have gradients of their own."""
+        return self._pieces == 1 and (self.source == "norm_layers" or (self.source == "auto" and not self.no_examples))
+
     def inspect(self, model: nn.Module) -> bool:
         """Look whether hooks on a model are safe, and tell its examples apart; tell whether they may."""
         others = "the gradient is a mean over processes" if distributed()[1] > 1 else ""
@@ -92,6 +124,18 @@ class Choice:
             raise Refusal(f"Norm layers do not tell the noise: {why}.", 'Use source="auto".')
         if why:
             self.refuse_examples(why)
+
+    def compared(self, found: Additive | None) -> None:
+        """Take note of a batch that was cut, and of what it shows of examples; None: that was not asked.
+
+        Raises:
+            Refusal: There is nothing else to measure from.
+        """  # noqa: DOC502 (raised by `tested`)
+        if found is Additive.UNKNOWN:
+            return  # the next batch is cut as well, to find out
+        if found is not None:
+            self.tested(COUPLED if found is Additive.NO else "")
+        self.made()
 
     def refuse_examples(self, why: str) -> None:
         """Take batches that are cut instead of single examples from now on."""
@@ -149,16 +193,39 @@ class Choice:
         if self.now == "examples":
             self.refuse_examples(why)
         else:
-            self._no_pieces = why
-            self._unsaid.append(f"the pieces of updates do not tell: {why}; batches are cut instead")
+            self._leave_pieces(why)
 
     def judged(self, void: str) -> None:
         """Take note of why what was seen of an update was not to be used after all; '' if it was."""
         self._voids = self._voids + 1 if void else 0
         self.confirmed = 0 if void else self.confirmed + 1
-        unasked_for = self.source in ("auto", "norm_layers") and self._pieces == 1
-        if self._voids >= PATIENCE and unasked_for and not self.no_cutting:
-            self.refuse_examples(void)
+        self._void = void
+
+    def settle(self) -> None:
+        """Give a source up that was void too often; between updates only, since it may change when to measure.
+
+        Raises:
+            Refusal: There is nothing else to measure from.
+        """  # noqa: DOC502 (raised by what it calls)
+        if self._voids < PATIENCE:
+            return
+        if self.now == "pieces":
+            self._leave_pieces(self._void)
+        elif self.source in ("auto", "norm_layers") and self._pieces == 1 and not self.no_cutting:
+            self.refuse_examples(self._void)
+        self._voids = 0
+
+    def _leave_pieces(self, why: str) -> None:
+        """Cut batches from now on.
+
+        Raises:
+            Refusal: That is not wanted, or cannot be done.
+        """
+        if self.source != "auto" or self.processes > 1 or self.no_cutting:
+            remedy = 'Use source="split".' if not self.no_cutting else ""
+            raise Refusal(f"The noise cannot be told from the pieces of updates: {why}.", remedy)
+        self._no_pieces = why
+        self._unsaid.append(f"the pieces of updates do not tell: {why}; batches are cut instead")
 
     def notice(self) -> str:
         """Return what has not been said yet."""

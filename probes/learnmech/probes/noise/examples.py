@@ -107,12 +107,13 @@ class LiveExamples(LivePieces):
         Raises:
             Skip: They are not all there.
         """
+        found: list[Any] = [examples for _, examples in self._counts] or [view.examples]
+        told = bool(self._counts) or len(self._sizes) == 1
+        if told and found != list(self._sizes):  # what else went wrong comes from that, and need not come again
+            raise Skip(f"micro-batches of {found} examples, where {list(self._sizes)} were expected")
         self._hooks.trouble = self._trouble(len(seen.squares))[:300]
         if self.trouble:
             raise Skip(self.trouble)
-        found: list[Any] = [examples for _, examples in self._counts] or [view.examples]
-        if found != list(self._sizes):
-            raise Skip(f"micro-batches of {found} examples, where {list(self._sizes)} were expected")
         device = seen.squares.device
         sums = Sums(len(self.scopes), device=device)
         for examples, size in zip(self._watched, self._sizes, strict=True):

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 
 class HookTime:
     """Adds up the host time that hooks take.
 
-    Measured on a CPU: 0.25 µs for a hook, besides what it does. A hook that the compiler looks into does nothing.
+    Measured on a CPU: 0.25 µs for a hook, besides what it does. A hook does nothing while code is compiled or traced.
+    Whoever saves a tensor with a hook is not warned that hooks are left out.
 
     Attributes:
         seconds: All of it so far.
@@ -23,7 +25,7 @@ class HookTime:
         """Return the hook with its time taken."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if inert():
                 return None
             begin = time.perf_counter()
             try:
@@ -31,4 +33,16 @@ class HookTime:
             finally:
                 self.seconds += time.perf_counter() - begin
 
+        cast("Any", timed).__torch_unserializable__ = True
         return timed
+
+
+def inert() -> bool:
+    """Tell whether code is being compiled or traced: what runs then is no training."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001 (no public name)
+
+
+def foreign(tensor: Tensor) -> bool:
+    """Tell whether someone else has hooks on a tensor, which may put something else in place of its gradient."""
+    hooks = tensor._backward_hooks  # noqa: SLF001 (no public name)
+    return any(getattr(hook, "__module__", "") != __name__ for hook in hooks.values()) if hooks else False

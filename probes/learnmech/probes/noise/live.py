@@ -1,7 +1,7 @@
 """Gradient noise from the pieces that an update consists of anyway: processes and micro-batches."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,13 @@ from learnmech.probes.isolation import Skip
 from learnmech.probes.noise.contributions import Sums, estimates
 from learnmech.probes.noise.leaves import LeafHooks, Seen, sent
 from learnmech.probes.noise.tally import COARSE, EXACT, Tally, Witness
+from learnmech.probes.noise.units import Units, counted
 from learnmech.probes.probe import TrainingView
 
 UNKNOWN_FACTOR = (
     "the gradient was divided by {:.4g} after its pieces were seen, by a loss scale or by clipping: tell which, by "
     "Recorder(scaler=...) or Recorder(gradient_clip=...), or call recorder.after_backward(batch) before both"
 )
-
-Units = Callable[[Any], float | Tensor]
-"""Tells how many units of a batch its loss is a mean over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +101,8 @@ class LivePieces:
     def _units_of(self, batch: Any, examples: float) -> float | Tensor:
         if self._units is None:
             return examples
-        try:
-            found = self._units(batch)
-        except Exception as error:  # noqa: BLE001 (a function of the user's)
-            self._hooks.trouble = f"units(batch) raised {type(error).__name__}: {error}"[:300]
-            return 0.0
-        if not (isinstance(found, Tensor) and found.numel() == 1) and not (
-            isinstance(found, int | float) and found > 0
-        ):
-            self._hooks.trouble = f"units(batch) returned {found!r}; expected a positive number, or a tensor of one"[
-                :300
-            ]
-            return 0.0
+        found, trouble = counted(self._units, batch)
+        self._hooks.trouble = trouble or self._hooks.trouble
         return found
 
     def look(self, view: TrainingView) -> None:
@@ -211,6 +199,13 @@ class LivePieces:
 
     def _in_scopes(self, squares: Tensor) -> Tensor:
         return self._membership @ squares
+
+
+def method_of(view: TrainingView) -> str:
+    """Name the pieces that the updates of a training consist of."""
+    if view.processes == 1:
+        return "micro_batches"
+    return "ranks" if view.micro_batches == 1 else "ranks_and_micro_batches"
 
 
 def _membership(members: Mapping[str, Sequence[str]], names: Sequence[str], parameters: Mapping[str, Tensor]) -> Tensor:

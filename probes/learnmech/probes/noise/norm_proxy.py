@@ -54,11 +54,17 @@ class LiveNorms(LiveExamples):
     def look(self, view: TrainingView) -> None:
         """Take the squared norms of the complete gradient while it is there; at a later call, of the one of then."""
         super().look(replace(view, parameters=only_norms(view)))
-        if self._looked is not None:
-            device = self._membership.device
-            gradients = [p.grad for p in view.parameters.values() if p.grad is not None]
-            squares = [square_sum(local(g)).to(device, non_blocking=True) for g in gradients]
-            self._whole = torch.stack(squares).sum() / view.gradient_scale**2
+        if self._looked is None:
+            return
+        gradients = {name: p.grad for name, p in view.parameters.items() if p.grad is not None}
+        sparse = next((name for name, g in gradients.items() if g.layout is not torch.strided), None)
+        if sparse is not None:  # rows may be in it twice, and to add them up would wait
+            self._hooks.trouble = f"the gradient of {sparse} is sparse"
+            return
+        device = self._membership.device
+        squares = [square_sum(local(g)).to(device, non_blocking=True) for g in gradients.values()]
+        self._whole = torch.stack([torch.zeros((), dtype=torch.float64, device=device), *squares]).sum()
+        self._whole = self._whole / view.gradient_scale**2
 
     def tally(self, view: TrainingView) -> Tally:
         """Return the row of this update in this process."""

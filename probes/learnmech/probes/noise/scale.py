@@ -9,9 +9,9 @@ from learnmech.laws.statistics import Interval
 from learnmech.observables import Status
 from learnmech.probes.estimators.noise import NoiseParts
 from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_now, ratio_of
-from learnmech.probes.noise.surges import Surges, Verdict
+from learnmech.probes.noise.surges import Jumps, Surges, Verdict
 from learnmech.probes.noise.weighing import Weighing, without_estimates
-from learnmech.probes.noise.window import RESOLVED, ExponentialWindow
+from learnmech.probes.noise.window import FEWEST, RESOLVED, ExponentialWindow
 from learnmech.wire import Measurement
 
 HALF_LIFE = 25.0
@@ -30,12 +30,14 @@ class NoiseTracker:
     Measures, in each scope: `noise_trace` and `grad_sq_norm` of the update itself, with the standard error that their
     scatter shows; `noise_scale`, the ratio of their means over the window, a number only while its 95 % interval spans
     no more than a factor, otherwise `undetermined` with what bounds it; `signal_to_noise`. Both are for the moment: how
-    far the window seems to lag behind a drift widens their intervals. In the scope '' of the whole
-    model also `doubling_speedup`, and `temperature` where the optimizer has one: that is 4 numbers a scope, and 2.
+    far the window seems to lag behind a drift widens their intervals. In the scope '' of the whole model also
+    `doubling_speedup`, and `temperature` where the optimizer has one: that is 4 numbers a scope, and 2. Ratios take 8
+    measurements.
 
     An update without estimates leaves the windows as they are, and is reported; so does one whose gradient is far out
-    of line (`learnmech.probes.noise.surges`). Where the pieces of updates contradict the weights that they are said to
-    have, nothing is estimated, and what came of such weights before is forgotten.
+    of line, while a window begins anew after a jump (`learnmech.probes.noise.surges`). Where the pieces of updates
+    contradict the weights that they are said to have, nothing is estimated, and what came of such weights before is
+    forgotten.
 
     Args:
         half_life: Measurements after which one counts half.
@@ -45,6 +47,8 @@ class NoiseTracker:
     def __init__(self, half_life: float = HALF_LIFE, factor: float = RESOLVED) -> None:
         self._windows: dict[str, ExponentialWindow] = {}
         self._surges: dict[str, Surges] = {}
+        self._jumps: dict[str, Jumps] = {}
+        self._begun: set[str] = set()  # scopes whose window has begun anew
         self._half_life = half_life
         self._factor = factor
         self._weighing = Weighing(half_life)  # a wrong half-life is told now, not in training
@@ -54,6 +58,8 @@ class NoiseTracker:
         """Forget all measurements."""
         self._windows.clear()
         self._surges.clear()
+        self._jumps.clear()
+        self._begun.clear()
         self._weighing.reset()
         self._contradicted = False
 
@@ -93,7 +99,7 @@ class NoiseTracker:
                 continue
             window = self.window(scope)
             self._take(scope, part, window)
-            known = _Known.of(window, self._factor)
+            known = _Known.of(window, self._factor, begun=scope in self._begun)
             batch = batch_size or part.batch_size
             windowed = f"{method}_window_of_{known.moments.count:.0f}"
             found += _parts(scope, part, known, method)
@@ -114,8 +120,10 @@ class NoiseTracker:
         if verdict is Verdict.LEAVE:
             window.left_out += 1
             return
-        if verdict is Verdict.BEGIN:
+        jumped = self._jumps.setdefault(scope, Jumps()).judge(part.noise_trace, part.grad_sq_norm, means, window.count)
+        if jumped or verdict is Verdict.BEGIN:
             window.clear()
+            self._begun.add(scope)
         window.append(part.noise_trace, part.grad_sq_norm)
 
     def _nothing(self, scope: str, part: NoiseParts, method: str) -> list[Measurement]:
@@ -136,35 +144,44 @@ class _Known:
         moments: Of its pairs (tr Sigma, |G|^2).
         ratio: Their ratio of the moment, the noise scale.
         factor: What it is determined to, if it is.
+        begun: The window has begun anew after a jump.
     """
 
     window: ExponentialWindow
     moments: Moments
     ratio: Ratio
     factor: float
+    begun: bool
 
     @classmethod
-    def of(cls, window: ExponentialWindow, factor: float) -> "_Known":
+    def of(cls, window: ExponentialWindow, factor: float, begun: bool) -> "_Known":
         """Look at a window."""
         moments = window.moments()
-        return cls(window, moments, ratio_now(moments, factor), factor)
+        return cls(window, moments, ratio_now(moments, factor), factor, begun)
+
+    @property
+    def young(self) -> bool:
+        """There are too few measurements for a ratio."""
+        return self.window.count < FEWEST
 
     def trouble(self) -> str:
         """Say why the noise scale is not determined, and what is known of it all the same."""
         ratio, count = self.ratio, self.window.count
-        if count < 2:
-            return f"{count} measurements so far; an error bar takes two or more"
         if self.moments.mean_a == self.moments.mean_b == 0.0:
             return "all gradients are zero"
+        if self.young:
+            since = "since the noise has jumped" if self.begun else "so far"
+            return f"{count} measurement{'s' if count > 1 else ''} {since}; a number takes {FEWEST}"
         if not ratio.bounded:
             bound = f": the noise scale is at least {ratio.at_least:.3g}" if ratio.at_least > 0.0 else ""
             return f"|G|^2 is not resolved from zero over {count} measurements{bound}"
         if ratio.upper <= 0.0:
             return "|G|^2 came out negative beyond its error: the pieces are not independent"
-        if ratio.lower <= 0.0:
-            return f"tr Sigma is not resolved from zero: the noise scale is at most {ratio.upper:.3g}"
-        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {self.factor:g} apart"
         past = ratio_of(self.moments, self.factor)
+        if ratio.lower <= 0.0:
+            trace = "falls to" if past.lower > 0.0 else "is not resolved from"
+            return f"tr Sigma {trace} zero: the noise scale is at most {ratio.upper:.3g}"
+        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {self.factor:g} apart"
         return f"it seems to drift: {past.value:.3g} over the window, {apart} now" if past.determined else apart
 
 
@@ -183,7 +200,7 @@ def _undetermined(name: str, scope: str, reason: str, method: str) -> Measuremen
 
 
 def _scale(scope: str, known: _Known, method: str) -> Measurement:
-    if known.ratio.determined:
+    if known.ratio.determined and not known.young:
         return Measurement("noise_scale", known.ratio.value, scope=scope, stderr=known.ratio.stderr, method=method)
     reason = known.trouble()
     if known.window.left_out:
@@ -193,10 +210,10 @@ def _scale(scope: str, known: _Known, method: str) -> Measurement:
 
 def _signal(scope: str, known: _Known, batch: float, method: str) -> Measurement:
     ratio = ratio_now(known.moments.swapped)
-    if ratio.stderr is not None:
+    if ratio.stderr is not None and not known.young:
         value, error = batch * ratio.value, batch * ratio.stderr
         return Measurement("signal_to_noise", value, scope=scope, stderr=error, method=method)
-    reason = "tr Sigma is not resolved from zero" if known.window.count > 1 else known.trouble()
+    reason = known.trouble() if known.young else "tr Sigma is not resolved from zero"
     return _undetermined("signal_to_noise", scope, reason, method)
 
 
@@ -204,7 +221,7 @@ def _doubling(known: _Known, batch: float, method: str) -> Measurement:
     """Return the speed-up of twice the batch size: often known where the noise scale is only known to be large."""
     ratio = known.ratio
     upper = ratio.upper if ratio.bounded else math.inf
-    if known.window.count < 2 or upper < 0.0:
+    if known.young or upper < 0.0:
         return _undetermined("doubling_speedup", "", known.trouble(), method)
     # |G|^2 below zero, by chance: the nearest noise scale there is is an infinite one
     value = ratio.value if ratio.value >= 0.0 else math.inf

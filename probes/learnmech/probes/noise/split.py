@@ -1,6 +1,7 @@
 """Gradient noise from a batch that is cut into pieces: extra backward passes, which always work."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from learnmech.probes.context import batch_coupling
 from learnmech.probes.estimators.noise import NoiseParts, noise_between, noise_from_pieces
 from learnmech.probes.isolation import PureLoss, Refusal, Skip
 from learnmech.probes.isolation.batch import clone, tensors
-from learnmech.probes.noise.additive import not_additive
+from learnmech.probes.noise.additive import Additive, Tensors, compared, mixed
+from learnmech.probes.noise.units import PieceUnits, Units
 from learnmech.probes.pieces import REMEDY, count, split
 from learnmech.probes.probe import TrainingView
 
@@ -24,15 +26,34 @@ PATIENCE = 3
 Split = Callable[[Any, int], list[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one batch that was cut says.
+
+    Attributes:
+        parts: The estimates of each scope.
+        between: tr Sigma of the whole once more, from this batch and the one before, if there is one.
+        pieces: Number of pieces.
+        additive: Whether examples have gradients of their own, where that was asked for.
+    """
+
+    parts: dict[str, NoiseParts]
+    between: float | None
+    pieces: int
+    additive: Additive | None = None
+
+
 class SplitBatches:
     """Cuts the current batch into pieces, and holds it to compare it with the next one.
 
     Args:
         split: `split(batch, pieces)` returns a list of smaller batches; None: along the first dimension of all tensors.
+        units: Tells how many units the loss of a batch, or of a piece, is a mean over; None: its examples.
     """
 
-    def __init__(self, split: Split | None) -> None:
+    def __init__(self, split: Split | None, units: Units | None = None) -> None:
         self._split = split
+        self._units = PieceUnits(units)
         self._held: Any = None
         self._too_small = 0
 
@@ -41,22 +62,25 @@ class SplitBatches:
         return self.__dict__ | {"_held": None}
 
     def measure(
-        self, view: TrainingView, weights: Mapping[str, Tensor], members: Mapping[str, Sequence[str]]
-    ) -> tuple[dict[str, NoiseParts], float | None, int]:
+        self,
+        view: TrainingView,
+        weights: Mapping[str, Tensor],
+        members: Mapping[str, Sequence[str]],
+        *,
+        compare: bool = False,
+    ) -> Cut:
         """Measure on the batch of a view.
 
         Args:
             view: The training.
             weights: Weights to measure at, by name: those from before the update, where the batch has been used since.
             members: Scope -> names of parameters.
-
-        Returns:
-            The estimates of each scope; tr Sigma of the whole once more, from this batch and the one before, if there
-            is one; the number of pieces.
+            compare: Whether to find out if the gradient of a batch is the mean of those of its examples; it costs one
+                gradient of the batch more, and two with dropout.
 
         Raises:
             Refusal: Batches cannot be cut into pieces.
-            Skip: This batch is too small.
+            Skip: This batch is too small, or its units cannot be counted.
         """  # noqa: DOC502 (raised by _pieces)
         held = None if view.full_batch or _same(self._held, view.batch) else self._held
         self._held = None if view.full_batch else clone(view.batch)
@@ -64,31 +88,31 @@ class SplitBatches:
         sizes = [count(piece) or 0 for piece in pieces]
         if min(sizes) < 1:
             raise Refusal("split(batch, pieces) returned a piece whose examples cannot be counted.")
-        total = sum(sizes)
+        units = self._units.of(pieces, sizes)
+        total, shares = sum(sizes), [number / sum(units) for number in units]
 
-        def work(loss: PureLoss) -> tuple[list[list[Tensor]], list[Tensor] | None, list[str]]:
+        def work(loss: PureLoss) -> tuple[list[Tensors], Tensors | None, Additive | None, list[str]]:
             first = 1 + view.step * (PIECES + 2)  # other random numbers at each step and in each piece
-            found = [_gradient(loss, weights, piece, first + index) for index, piece in enumerate(pieces)]
-            other = None if held is None else _gradient(loss, weights, held, first + PIECES)
-            return found, other, list(loss.leaves)
 
-        gradients, other, names = view.isolate(work)
+            def gradient(batch: Any, number: int) -> Tensors:
+                return _gradient(loss, weights, batch, first + number)
+
+            found = [gradient(piece, index) for index, piece in enumerate(pieces)]
+            other = None if held is None else gradient(held, PIECES)
+            additive = compared(gradient, view.batch, pieces, found, shares, precise=view.precise) if compare else None
+            return found, other, additive, list(loss.leaves)
+
+        gradients, other, additive, names = view.isolate(work)
         between = None
         if other is not None:
-            mean = [
-                torch.stack([g * (size / total) for g, size in zip(column, sizes, strict=True)]).sum(dim=0)
-                for column in zip(*gradients, strict=True)
-            ]
-            between = noise_between(mean, other, (total, count(held) or total))
+            mean = [mixed(column, shares) for column in zip(*gradients, strict=True)]
+            examples = count(held) or total
+            both = (sum(units), self._units.of([held], [examples])[0])
+            between = noise_between(mean, other, (total, examples), both)
         population = view.dataset_size if view.dataset_size and view.dataset_size >= total else None
         groups = [[names.index(name) for name in scope if name in names] for scope in members.values()]
-        parts = noise_from_pieces(gradients, sizes, population=population, groups=groups)
-        return dict(zip(members, parts, strict=True)), between, len(pieces)
-
-    def not_additive(self, view: TrainingView) -> str:
-        """Say why the loss of the batch of a view is not the mean of those of its examples; '' if it is."""
-        pieces = self._pieces(view)
-        return not_additive(view, pieces, [count(piece) or 0 for piece in pieces])
+        parts = noise_from_pieces(gradients, sizes, units=units, population=population, groups=groups)
+        return Cut(dict(zip(members, parts, strict=True)), between, len(pieces), additive)
 
     def _pieces(self, view: TrainingView) -> list[Any]:
         batch = view.batch
@@ -107,7 +131,7 @@ class SplitBatches:
         return pieces
 
 
-def _gradient(loss: PureLoss, weights: Mapping[str, Tensor], batch: Any, draw: int) -> list[Tensor]:
+def _gradient(loss: PureLoss, weights: Mapping[str, Tensor], batch: Any, draw: int) -> Tensors:
     leaves = [weights.get(name, leaf).detach().requires_grad_() for name, leaf in loss.leaves.items()]
     own = list(loss.leaves.values())
     at = leaves if weights else own

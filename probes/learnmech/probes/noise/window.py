@@ -8,6 +8,13 @@ RESOLVED = 4.0
 """Largest upper over lower end of the interval of a determined ratio: the value is then known to a factor of about two
 either way, in which decisions about batch size are made."""
 
+FEWEST = 8
+"""Measurements that a ratio takes to be a number. Fieller's set covers 95 % from two on, but of few measurements those
+that have a narrow one are chosen by chance. Four Gaussian pieces, signal
+to noise 0.1 in 1000 dimensions: of 2, 4, 6, 8, 10 and 16 measurements 8, 21, 36, 52, 71 and 92 % of windows give a
+number, of which 56, 90, 92, 96, 96 and 97 % cover the truth (signal to noise 1: 90 % of two, 96 to 97 % from four on).
+In 20 dimensions 0.6 % of windows of 2 to 6 measurements do and 0.1 to 0.2 % of 8 to 16, and hardly one covers."""
+
 
 class ExponentialWindow:
     """Pairs (a, b), of which one loses half of its weight with every `half_life` pairs that follow.

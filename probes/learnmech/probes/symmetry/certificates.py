@@ -24,6 +24,7 @@ class _Record:
     """What was seen of one group."""
 
     group: Group
+    needed: int
     below: int = 0
     above: int = 0
     certified: bool = False
@@ -54,7 +55,7 @@ class Certificates:
             if old is not None and old.group == group:
                 self._records[key] = old
             elif key not in self._refused:
-                self._records[key] = _Record(group)
+                self._records[key] = _Record(group, self.looks)
         self._settled = {record.group.family: record.group for record in self._records.values() if record.ever}
 
     def open(self) -> list[Group]:
@@ -81,7 +82,7 @@ class Certificates:
         if residual <= limit:
             record.below, record.above = record.below + 1, 0
             first = self._settled.get(group.family, record.group) is record.group
-            if record.below >= self.looks and first:
+            if record.below >= record.needed and first:
                 self._settled[group.family] = record.group
                 record.certified = record.ever = True
             return
@@ -98,6 +99,13 @@ class Certificates:
         elif record is not None and self.refuses:
             self._refused.add(key)
             del self._records[key]
+
+    def contradict(self, group: Group) -> None:
+        """Take back the certificate of a group that the loss has contradicted: the next takes twice as many looks."""
+        record = self._records.get((group.kind, group.label))
+        if record is not None:
+            record.needed, record.below = 2 * record.needed, 0
+            self.withdraw(group)
 
     def certified(self, kind: Kind | None = None) -> list[Group]:
         """List the groups that have their symmetry now, of one kind or of all."""
@@ -144,10 +152,10 @@ def certified_of(model: nn.Module, kind: Kind | None = None) -> list[Group]:
     return list({(group.kind, group.label): group for group in found}.values())
 
 
-def withdraw(model: nn.Module, group: Group) -> None:
-    """Take back the certificate of a group, whoever gave it."""
+def contradict(model: nn.Module, group: Group) -> None:
+    """Take back the certificate of a group that the loss has contradicted, whoever gave it."""
     for given in _given(model):
-        given.withdraw(group)
+        given.contradict(group)
 
 
 def scale_invariant(view: TrainingView) -> dict[str, int]:

@@ -36,7 +36,8 @@ class ScaleInvariance:
 
     Candidates are all weights that a normalization may follow, without and with their biases. Five looks in a row at
     which <w, g> = 0 up to rounding and the epsilon of a normalization certify one, three above it take that back; and
-    where the loss may be evaluated, it is at rescaled weights, once. What `Symmetries` has certified counts as well.
+    where the loss may be evaluated, it is at rescaled weights, once; what fails is certified, and tested, again after
+    twice as many looks each time. What `Symmetries` has certified counts as well.
 
     References:
         van Laarhoven 2017, arXiv 1706.05350; <w, g> = 0: Kunin et al. 2021, arXiv 2012.04728, section 3.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learnmech.probes.curvature.preconditioners.wrappers import unwrapped
-from learnmech.probes.hyperparameters import of_group
+from learnmech.probes.hyperparameters import filled, on_device, settings_of
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.symmetry.drift import LinearUpdate, sgd_update
 
@@ -58,7 +58,7 @@ def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
         if not members:
             continue
         if values is None:
-            return Updates(reason="the learning rate is on the device, and reading it would wait for it")
+            return Updates(reason="the learning rate is on the device, and has not been read yet")
         for p, name in members:
             momentum, nesterov = values["momentum"], bool(values["nesterov"])
             buffer = optimizer.state[p].get("momentum_buffer") if momentum and p in optimizer.state else None
@@ -78,8 +78,9 @@ def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
 
 
 def _values(optimizer: Any, group: Mapping[str, Any], view: TrainingView, names: list[str]) -> dict[str, float] | None:
-    """Return a group's hyperparameters; a learning rate on a device only if it was read anyway."""
-    rate = group.get("lr")
-    if not (isinstance(rate, Tensor) and rate.device.type != "cpu"):
-        return of_group(optimizer, group)
-    return next((dict(view.hyperparameters[name]) for name in names if name in view.hyperparameters), None)
+    """Return a group's hyperparameters; what is on a device only if it has been read and did not change since."""
+    settings = settings_of(optimizer, group)
+    if not on_device([settings]):
+        return filled([settings], [])[0]
+    known = next((view.hyperparameters[name] for name in names if name in view.hyperparameters), {})
+    return dict(known) if settings.keys() <= known.keys() else None

@@ -79,7 +79,8 @@ def test_a_loss_that_is_no_mean_over_examples(oracle, spool, unhooked, coupled):
     run = oracle.train(spool, network(), coupled, batches())
     assert methods(run) == [CUT] * STEPS
     assert len(notices(run)) == 1
-    assert "not the mean of the losses of its examples" in notices(run)[0]
+    assert "not the mean of the gradients of its examples" in notices(run)[0]
+    assert "units=" in notices(run)[0]
     assert not unhooked
 
 

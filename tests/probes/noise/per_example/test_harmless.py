@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from learnmech.probes.noise.per_example import collector, forms, layers
+from learnmech.probes.noise.per_example import check, collector, forms, layer_calls, layers, parameter_uses
 
 R = torch.randn
 
@@ -89,13 +89,15 @@ def test_twenty_steps_are_the_same(oracle, reentrant):
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        (collector, "leading"),
-        (collector, "derive"),
-        (collector, "saving"),
+        (layer_calls, "leading"),
+        (parameter_uses, "derive"),
+        (layer_calls, "saving"),
+        (layer_calls.LayerCalls, "note"),
+        (collector, "recomputing"),
         (forms.Outer, "squares"),
         (forms.Rows, "squares"),
         (layers, "wide"),
-        (collector.Uses, "walk"),
+        (parameter_uses.Uses, "walk"),
     ],
 )
 def test_an_error_in_a_hook_voids_the_measurement_only(oracle, monkeypatch, place, name):
@@ -146,27 +148,34 @@ def held(thing):
     return found
 
 
+def waiting(examples):
+    """And all that the hooks in graphs hold: the examples know these by weak references only."""
+    return held([examples, *examples._collector._all.open])
+
+
 @pytest.mark.parametrize("backward", [True, False])
 def test_nothing_is_kept(oracle, backward):
     """Nothing but results: B numbers for each parameter, and two of evidence."""
     model = Model()
     with oracle.PerExample(model, oracle.named(model), 4) as examples:
         loss = entropy(model, batch())
-        assert max(tensor.numel() for tensor in held(examples)) >= 4 * 6 * 8
+        assert max(tensor.numel() for tensor in waiting(examples)) >= 4 * 6 * 8
         if backward:
             loss.backward()
-            assert max(tensor.numel() for tensor in held(examples)) < 4 * 6 * 8
+            assert max(tensor.numel() for tensor in waiting(examples)) < 4 * 6 * 8
+    assert not waiting(examples) or backward
     assert {tuple(tensor.shape) for tensor in held(examples)} == ({(4,), (2,)} if backward else set())
 
 
 def test_nothing_is_kept_that_a_checkpoint_lets_go_of(oracle):
     model, tokens = Model(reentrant=False), batch()[0]
     with oracle.PerExample(model, oracle.named(model), 4) as examples:
-        model(tokens)
-        assert not any(tensor.shape == (4, 6, 16) for tensor in held(examples))
+        logits = model(tokens)
+        assert not any(tensor.shape == (4, 6, 16) for tensor in waiting(examples))
         model.reentrant = None
-        model(tokens)
-        assert any(tensor.shape == (4, 6, 16) for tensor in held(examples))
+        logits = model(tokens)
+        assert any(tensor.shape == (4, 6, 16) for tensor in waiting(examples))
+        del logits
 
 
 def test_a_graph_that_is_used_again_after_the_measurement(oracle):
@@ -298,18 +307,31 @@ class NoWaiting(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def test_nothing_waits_for_the_device(oracle):
-    model, data = Model(), batch()
-    model.embed = nn.Embedding(11, 8, padding_idx=1, sparse=True)
-    model.head.weight = nn.Parameter(model.head.weight)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_nothing_waits_for_the_device(oracle, device, monkeypatch):
+    """On the meta device there are no numbers: any way to read one fails, also those that a mode does not see."""
+    no_random_numbers = lambda _, like, length, side: like.new_ones(check.DIRECTIONS, length)
+    model, data = Model().to(device), tuple(tokens.to(device) for tokens in batch())
+    if device == "meta":
+        monkeypatch.setattr(check.Directions, "of", no_random_numbers)
+    padding = None if device == "meta" else 1  # where torch itself looks for it in a sparse gradient
+    model.embed = nn.Embedding(11, 8, padding_idx=padding, sparse=True, device=device)
     with NoWaiting():
         examples = oracle.measure(model, entropy, data, 4)
         scopes = examples.in_scopes({"": list(oracle.named(model))})
-        examples.evidence()
+        evidence = examples.evidence()
     assert (examples.reason, examples.uncovered) == ("", {})
     assert scopes[""].shape == (4,)
-    with NoWaiting(), pytest.raises(AssertionError, match="waits"):
-        torch.ones(1).item()
+    assert {value.device.type for value in [scopes[""], *evidence.values()]} == {device}
+
+
+@pytest.mark.parametrize("read", [
+    torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu, torch.Tensor.nonzero,
+    lambda t: t[t > 0], lambda t: bool(t > 0), lambda t: torch.equal(t, t + 1), torch.Tensor.unique,
+])  # fmt: skip
+def test_reading_would_be_noticed(read):
+    with pytest.raises((AssertionError, RuntimeError, TypeError)), NoWaiting():
+        read(torch.ones(1, device="meta"))
 
 
 def test_not_finite_numbers_pass_through(oracle):

@@ -8,6 +8,7 @@ and the node's gradient comes by in backward.
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,62 +70,73 @@ class Uses:
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         self._names = {id(leaf): name for name, leaf in leaves.items()}
-        self._targets: dict[Node, str] = {}
-        self._own: set[Node] = set()
-        self._seen: set[Node] = set()
-        self._viewed: dict[Node, torch.Size] = {}
-        self._inside: set[Node] = set()
+        self._key = object()
         self.turned = False
         """The first dimension of a tensor was exchanged with another one, outside of known layers."""
 
-    def target(self, name: str, node: Node) -> None:
-        """Report also what the result of a node enters."""
-        self._targets[node] = name
+    def target(self, name: str, node: Node, held: object) -> None:
+        """Report also what the result of a node enters, and hold something for as long as the graph lives."""
+        self._notes(node).update(target=name, held=held)
 
     def own(self, outputs: Tensor, inputs: Iterable[Tensor]) -> None:
         """Leave out the nodes between the inputs and the output of a layer that is known by type."""
-        self._own |= _between(outputs, inputs)
+        for node in _between(outputs, inputs):
+            self._notes(node)["own"] = True
 
     def inside(self, outputs: Tensor, inputs: Iterable[Tensor]) -> None:
         """Let a layer turn tensors as it likes: what it does with examples is known."""
-        self._inside |= _between(outputs, inputs)
+        for node in _between(outputs, inputs):
+            self._notes(node)["inside"] = True
 
     def walk(self, outputs: Iterable[Tensor]) -> Iterator[Consumer]:
         """Report the uses in the graph of some tensors that no earlier walk has met."""
-        stack = [(x.grad_fn, x.shape) for x in outputs if x.grad_fn is not None and x.grad_fn not in self._seen]
-        self._seen.update(node for node, _ in stack)
+        stack = [(x.grad_fn, x.shape) for x in outputs if x.grad_fn is not None and self._first_time(x.grad_fn)]
         while stack:
             node, shape = stack.pop()
-            operation = _operation(node)
+            operation, notes = _operation(node), self._notes(node)
             view = operation.startswith(("View", "UnsafeView"))
             self.turned = self.turned or (
-                len(shape) > 2 and node not in self._inside and _moves_first(node, operation, len(shape))
+                len(shape) > 2 and "inside" not in notes and _moves_first(node, operation, len(shape))
             )
             for number, (following, output) in enumerate(node.next_functions):
                 if following is None:
                     continue
                 if view:
-                    self._viewed.setdefault(following, shape)
-                if following not in self._seen:
-                    self._seen.add(following)
+                    self._notes(following).setdefault("viewed", shape)
+                if self._first_time(following):
                     stack.append((following, _shape(following, output)))
-                if node in self._own or _is_view(node):
+                if "own" in notes or _is_view(node):
                     continue
                 path = self._trace(following, output)
                 if path is not None:
-                    rows = self._viewed.get(node, shape) if operation in _ROWS else shape
+                    rows = notes.get("viewed", shape) if operation in _ROWS else shape
                     yield Consumer(node, operation, number, path, rows if rows[-1:] == shape[-1:] else shape)
 
     def clear(self) -> None:
-        """Let go of the graph."""
-        for held in (self._targets, self._own, self._seen, self._viewed, self._inside):
-            held.clear()
+        """Forget all graphs."""
+        self._key = object()
+        self.turned = False
+
+    def _notes(self, node: Node) -> dict[str, Any]:
+        """Return what is noted at a node, in a place of its own that dies with the graph: holding a node would hold it.
+
+        A node's `metadata` belongs to whoever looks at the graph; autograd's anomaly mode has its own keys in it.
+        """
+        metadata: Any = node.metadata  # torch's stubs have it as a method
+        notes: dict[str, Any] = metadata.setdefault(self._key, {})
+        return notes
+
+    def _first_time(self, node: Node) -> bool:
+        notes = self._notes(node)
+        first = "seen" not in notes
+        notes["seen"] = True
+        return first
 
     def _trace(self, node: Node | None, output: int) -> Path | None:
         """Follow views and casts down to a target."""
         if node is None:
             return None
-        name = self._targets.get(node) or self._names.get(id(getattr(node, "variable", None)))
+        name = self._notes(node).get("target") or self._names.get(id(getattr(node, "variable", None)))
         shape = _shape(node, output)
         if name is not None:
             return Path(name, shape)

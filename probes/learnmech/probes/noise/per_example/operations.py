@@ -79,12 +79,12 @@ def _matrix_product(consumer: Consumer, shape: torch.Size, axis: int, x: Tensor)
 
 
 def _broadcast(consumer: Consumer, shape: torch.Size, axis: int, factor: Tensor | float) -> Derive:
-    path = consumer.path
+    path, result = consumer.path, consumer.shape  # not the node, whose hook will hold `form`
 
     def form(d: Tensor) -> Form:
         d = wide(d)
         d = d * (wide(factor) if isinstance(factor, Tensor) else factor)
-        summed = per_example(d.reshape(consumer.shape), axis, path.shape)
+        summed = per_example(d.reshape(result), axis, path.shape)
         values = summed.reshape(len(summed), -1)
         if not path.ordered or path.transposed or (len(shape) > 1 and path.start):
             return Dense(values, moved=True)

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from learnmech.probes.noise.hook_time import foreign
 from learnmech.probes.noise.per_example import check
 from learnmech.probes.noise.per_example.collector import Collector
 from learnmech.probes.noise.per_example.forms import Form, merge, squares, wide_type
@@ -53,6 +54,7 @@ class PerExample:
         parameters: The parameters to measure, by name; those that need no gradient are left out.
         batch_size: Examples in the batch, B, two or more.
         verify: Gather `evidence` that all uses of each parameter were seen; needed once for a model, and now and then.
+            It is done for parameters with hooks of others anyway.
         seed: For the directions of `evidence`; another one at each measurement.
     """
 
@@ -66,7 +68,9 @@ class PerExample:
         self._evidence: dict[str, Tensor] = {}
         self._directions = check.Directions(seed)
         self._reason = refusal(model) if batch_size > 1 else TOO_SMALL.format(batch_size)
-        self._collector = Collector(model, {} if self._reason else self._parameters, batch_size, self._complete)
+        self._collector = Collector(
+            model, {} if self._reason else self._parameters, batch_size, self._complete, self._anew
+        )
 
     @property
     def reason(self) -> str:
@@ -151,8 +155,12 @@ class PerExample:
         self.uncovered.update(found)
         return found
 
+    def _anew(self) -> None:
+        self._squares.clear()
+        self._evidence.clear()
+
     def _complete(self, name: str, forms: list[Form], gradient: Tensor) -> None:
         uses = merge(forms)
         self._squares[name] = squares(uses)
-        if self._verify:
+        if self._verify or foreign(self._parameters[name]):  # their hook may have changed the gradient
             self._evidence[name] = check.evidence(uses, gradient, self._directions)

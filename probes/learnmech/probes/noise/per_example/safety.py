@@ -1,5 +1,8 @@
 """Where the examples of a batch have no gradients of their own, or hooks would get in the way of the training."""
 
+import sys
+from typing import Any
+
 from torch import nn
 
 from learnmech.probes.context import batch_coupling
@@ -32,7 +35,14 @@ def unasked(model: nn.Module) -> str:
             return f"{where} runs copies of modules, or hooks of its own"
         if any(cls.__name__ == "ScriptModule" for cls in type(module).__mro__):
             return f"{where} is scripted"
-    return ""
+    return "something in this process is compiled" if _compiling() else ""
+
+
+def _compiling() -> bool:
+    """Tell whether `torch.compile` has been used: what it compiles while hooks are there it would compile once more."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    backends = getattr(dynamo, "cached_backends", {}).values()
+    return any(backend is not None for backend in backends)  # None stands for functions that are left alone
 
 
 def is_compiled(module: nn.Module) -> bool:

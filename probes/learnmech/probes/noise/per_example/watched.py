@@ -1,6 +1,6 @@
 """Which modules have to be watched to see every use of some parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from learnmech.probes.noise.per_example.layers import RULED, Rule, norm_parameters, rule_of
+from learnmech.probes.noise.per_example.operations import Derive
 from learnmech.probes.noise.per_example.safety import is_compiled
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Call:
     """One call of a layer in the forward pass.
 
@@ -19,16 +20,37 @@ class Call:
         x: Its input; None where autograd does not keep it either, until it is computed again.
         d: The gradient of its output, once it is there.
         axis: Which dimension of both counts examples.
+        why: Why it does not tell examples apart, which matters once a gradient comes through it.
         over: It has been dealt with, or turned out to be none of single examples.
     """
 
     x: Tensor | None
     d: Tensor | None = None
     axis: int = 0
+    why: str = ""
     over: bool = False
 
+    def drop(self) -> None:
+        """Let go of what it holds."""
+        self.x, self.d, self.over = None, None, True
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Use:
+    """One use of a parameter in the graph.
+
+    Attributes:
+        derive: How its gradient follows from that of the result. It holds an input: let go of after use.
+    """
+
+    derive: Derive | None
+
+    def drop(self) -> None:
+        """Let go of what it holds."""
+        self.derive = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LookUp:
     """Rows of an embedding, looked up once for all examples.
 
@@ -107,6 +129,27 @@ def watched(model: nn.Module, parameters: Mapping[str, Tensor]) -> Watched:
     return result
 
 
+Place = tuple[int, bool]
+"""The memory that a tensor is a view of, and whether its first dimension is the outer one there."""
+
+
+def place(x: Tensor) -> Place:
+    """Return where a tensor has its numbers."""
+    return x.untyped_storage().data_ptr(), x.dim() < 2 or x.stride(0) >= x.stride(1)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Find the tensors in arguments or outputs."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors(part)
+
+
 def saving() -> bool:
     """Tell whether tensors that autograd saves go through hooks now: checkpointing, offloading."""
     autograd: Any = getattr(torch._C, "_autograd", None)  # noqa: SLF001 (no public name)
@@ -114,6 +157,11 @@ def saving() -> bool:
     return top is not None and top(True) is not None
 
 
+def in_backward() -> bool:
+    """Tell whether a backward pass is under way."""
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001 (no public name)
+
+
 def recomputing() -> bool:
     """Tell whether a checkpointed part is being computed again, for what autograd will take from it only."""
-    return torch._C._current_graph_task_id() != -1 and saving()  # noqa: SLF001 (no public name)
+    return in_backward() and saving()
