@@ -28,7 +28,7 @@ def train(factor, spool, steps=4, calls=None):
             calls.append(1)
         return model(batch).square().mean() * factor()
 
-    probes = [Sharpness(every(1)), GradientNoiseScale(every(1))]
+    probes = [Sharpness(every(1)), GradientNoiseScale(every(1), source="split")]
     with Recorder(model, optimizer, loss_fn, probes, sink=spool.url) as recorder:
         for _ in range(steps):
             batch = torch.randn(8, 3)

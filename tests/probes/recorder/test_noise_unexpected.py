@@ -148,7 +148,9 @@ def test_accumulation_is_found_out(spool, noisy):
                 recorder.after_backward(batch)
             optimizer.step()
             recorder.after_step(batch)
-    assert [m.method for _, m in spool().all("noise_trace")] == ["split_batch_in_4", *["micro_batches"] * 2]
+    methods = [m.method for _, m in spool().all("noise_trace")]
+    assert methods[0] == "split_batch_in_4"
+    assert methods[-2:] == ["micro_batches"] * 2
 
 
 @pytest.mark.parametrize(

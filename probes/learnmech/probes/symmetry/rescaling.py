@@ -194,7 +194,9 @@ def _write(part: Part, whole: Tensor, change: Callable[[Tensor], None]) -> None:
     else:
         change(piece)
         places = part.of(torch.arange(whole.numel(), device=whole.device).reshape(whole.shape))
-        whole.put_(places.reshape(-1), piece.reshape(-1))
+        # `put_` has no deterministic form, which a training may have asked for
+        flat = whole.reshape(-1).index_copy(0, places.reshape(-1), piece.reshape(-1))
+        whole.copy_(flat.reshape(whole.shape))
 
 
 def _scale(w: Tensor, factor: float) -> None:
