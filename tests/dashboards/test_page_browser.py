@@ -4,7 +4,7 @@ import itertools
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -26,6 +26,29 @@ def test_run_list_names_every_run_with_its_status(tour) -> None:
     chips = page.locator(f'.run[data-id="{tour.id("digits-gd")}"] .chips .badge')
     expect(chips).to_have_count(1)
     assert "Edge of stability" in (chips.first.get_attribute("aria-label") or "")
+
+
+LATE = """(() => {
+  const add = window.addEventListener.bind(window);
+  window.addEventListener = (name, act, ...more) =>
+    add(name, name === "hashchange" ? (event) => setTimeout(act, 300, event) : act, ...more);
+})()"""
+
+
+def test_an_address_typed_while_the_page_loads_is_followed(tour, visit) -> None:
+    """The page picks a run for a reader who named none; a busy machine tells of a typed address only afterwards."""
+    page = visit("about:blank").page
+    page.add_init_script(LATE)
+    held: list[Route] = []
+    page.route("**/v1/runs*", lambda route: held.append(route))
+    page.goto(tour.url)
+    page.wait_for_function("() => document.querySelector('.run-list')")
+    page.evaluate("id => { location.hash = `run=${id}` }", tour.id("digits-gd"))
+    assert len(held) == 1
+    held[0].continue_()
+    expect(page.locator("h1 span[title]")).to_have_attribute("title", tour.id("digits-gd"))
+    page.wait_for_timeout(400)
+    expect(page.locator("h1 span[title]")).to_have_attribute("title", tour.id("digits-gd"))
 
 
 def test_a_hostile_name_stays_a_name(tour) -> None:

@@ -115,6 +115,7 @@ class Page {
   async reload({ first = false } = {}) {
     try {
       const fresh = await loadRuns();
+      if (first) readHash(); // an address typed meanwhile: its event may still be on the way, and `select` writes over it
       if (!choice.selected.some((id) => known.runs.has(id))) {
         const [best] = this.list.matching();
         if (best) select([best.id]);
