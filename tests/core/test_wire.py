@@ -88,6 +88,21 @@ def test_golden_files_are_written_and_read(name):
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_an_acknowledgement_with_a_request_is_read_by_older_clients_and_one_without_by_newer(encoding):
+    class OlderAck(msgspec.Struct, frozen=True):
+        accepted: int
+        duplicates: int
+        rejected: list[Rejection]
+        last_sequence: int
+        server_time: float
+
+    older = OlderAck(4, 0, ACK.rejected, 1, 5.0)
+    assert decode(encode(msgspec.structs.replace(ACK, asked=3), encoding), OlderAck, encoding) == older
+    assert decode(encode(older, encoding), Ack, encoding) == ACK
+    assert ACK.asked == 0
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_non_finite_numbers_are_kept_as_data(encoding):
     measurements = decode(encode(BATCH, encoding), Batch, encoding).frames[0].measurements
     assert math.isnan(measurements[2].value)

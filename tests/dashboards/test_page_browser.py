@@ -40,7 +40,7 @@ def test_an_address_typed_while_the_page_loads_is_followed(tour, visit) -> None:
     page = visit("about:blank").page
     page.add_init_script(LATE)
     held: list[Route] = []
-    page.route("**/v1/runs*", lambda route: held.append(route))
+    page.route("**/v1/runs*", lambda route: held.append(route))  # noqa: PLW0108 (a method of a list takes no attributes)
     page.goto(tour.url)
     page.wait_for_function("() => document.querySelector('.run-list')")
     page.evaluate("id => { location.hash = `run=${id}` }", tour.id("digits-gd"))

@@ -52,7 +52,7 @@ class Event(Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         kind: `run_started`, `run_finished`, `run_failed`, `probe_failed`, `probe_disabled`, `self_test`, `gap`,
-            `law_failed`, or a user's own word.
+            `law_failed`, `measure_requested` (written by the store), or a user's own word.
         step: The step at which it happened.
         time: Seconds since the epoch, on the clock of whoever saw it.
         message: One sentence for people.
@@ -171,7 +171,7 @@ class Rejection(Struct, frozen=True):
     reason: str
 
 
-class Ack(Struct, frozen=True):
+class Ack(Struct, frozen=True, omit_defaults=True):
     """The store's answer, sent after the commit.
 
     Attributes:
@@ -180,6 +180,8 @@ class Ack(Struct, frozen=True):
         rejected: Measurements that were not taken, each with a reason; everything else of the batch is stored.
         last_sequence: Sequence of the batch's last frame, -1 for a heartbeat.
         server_time: Seconds since the epoch on the collector's clock: what clock skew is computed from.
+        asked: Number of the last request to measure now, made of the attempt that the batch is of; it grows with every
+            request. 0 says nothing: none was made, or the collector is older than requests.
     """
 
     accepted: int
@@ -187,3 +189,4 @@ class Ack(Struct, frozen=True):
     rejected: list[Rejection]
     last_sequence: int
     server_time: float
+    asked: int = 0

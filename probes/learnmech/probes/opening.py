@@ -1,11 +1,13 @@
 """Opening an attempt of a run: who is measured, as which attempt, and where it is written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from learnmech.probes.logs import Logs
+from learnmech.probes.probe import Probe
 from learnmech.probes.run import new_lineage, new_run, open_mailbox
+from learnmech.probes.schedule import OnDemand
 from learnmech.probes.writer import Nowhere, Writer
 
 
@@ -52,8 +54,27 @@ class Opened:
         return {**self.identity, "step": step, "samples": self.writer.seen}
 
 
+def _answer(probes: Iterable[Probe]) -> Callable[[], None] | None:
+    """Return what asks all probes that measure on demand to do so; None if there is none."""
+    schedules = [probe.schedule for probe in probes if isinstance(probe.schedule, OnDemand)]
+    if not schedules:
+        return None
+
+    def answer() -> None:
+        for schedule in schedules:
+            schedule.request()
+
+    return answer
+
+
 def opened(
-    destination: Destination, context: Mapping[str, Any], earlier: Mapping[str, Any], step: int, *, keep: bool = True
+    destination: Destination,
+    context: Mapping[str, Any],
+    earlier: Mapping[str, Any],
+    step: int,
+    *,
+    keep: bool = True,
+    probes: Iterable[Probe] = (),
 ) -> Opened:
     """Begin a run, or the next attempt of an earlier one.
 
@@ -63,7 +84,12 @@ def opened(
         earlier: Progress of the attempt that goes on; empty for a new run.
         step: First step.
         keep: False to keep nothing.
+        probes: Those that may be asked for a measurement from outside, at the collector; the run says so if there are
+            any with a schedule on demand.
     """
+    answer = _answer(probes)
+    if answer is not None:
+        context = {**context, "on_demand": True}
     attempt = int(earlier.get("attempt", -1)) + 1
     run = new_run(
         destination.run,
@@ -75,7 +101,7 @@ def opened(
     )
     lineage = new_lineage(earlier.get("attempt_id"))
     if keep:
-        mailbox = open_mailbox(run, destination.sink, attempt=attempt, start_step=step, lineage=lineage)
+        mailbox = open_mailbox(run, destination.sink, attempt=attempt, start_step=step, lineage=lineage, answer=answer)
     else:
         mailbox = Nowhere()
     samples = earlier.get("samples", 0)

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from learnmech.probes.delivery import Outbox
@@ -71,11 +71,20 @@ def new_lineage(parent: Any) -> Lineage:
 
 
 def open_mailbox(
-    run: RunInfo, sink: str, *, attempt: int, start_step: int, rank: int = 0, lineage: Lineage | None = None
+    run: RunInfo,
+    sink: str,
+    *,
+    attempt: int,
+    start_step: int,
+    rank: int = 0,
+    lineage: Lineage | None = None,
+    answer: Callable[[], None] | None = None,
 ) -> Mailbox:
     """Open an outbox; whatever is wrong with it costs the measurements, not the training."""
     try:
-        outbox = Outbox(run, sink=sink, attempt=attempt, start_step=start_step, rank=rank, lineage=lineage)
+        outbox = Outbox(
+            run, sink=sink, attempt=attempt, start_step=start_step, rank=rank, lineage=lineage, answer=answer
+        )
         outbox.start()
     except Exception as error:  # noqa: BLE001 (training goes on without measurements)
         logger.warning("learnmech keeps no measurements of this run: %r", error)

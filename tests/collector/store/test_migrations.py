@@ -3,7 +3,7 @@
 import pytest
 from alembic import command
 
-from learnmech.collector.store import NeedsUpgrade, Store, migrate, upgrade
+from learnmech.collector.store import Asked, NeedsUpgrade, Store, migrate, upgrade
 from learnmech.collector.store.address import parse
 from learnmech.collector.store.engine import Database
 from learnmech.wire import Lineage, RunInfo
@@ -36,13 +36,18 @@ AT_0001 = [
 @pytest.fixture
 def first_light(empty_url):
     """A database at revision 0001, with a run in it."""
-    database = Database(parse(empty_url))
+    return past(empty_url, "0001")
+
+
+def past(url, revision):
+    database = Database(parse(url))
     with database.writing() as connection:
         command.upgrade(migrate._config(connection), "0001")
         for statement in AT_0001:
             connection.exec_driver_sql(statement)
+        command.upgrade(migrate._config(connection), revision)
     database.close()
-    return empty_url
+    return url
 
 
 def test_a_database_of_revision_0001_goes_on_with_its_runs(first_light, engine, writer, rows):
@@ -63,3 +68,15 @@ def test_a_database_of_revision_0001_goes_on_with_its_runs(first_light, engine, 
             (1, 2),
             (2, 1),
         ]
+
+
+def test_runs_of_a_database_of_revision_0002_can_be_asked_to_measure(empty_url, engine, writer):
+    url = past(empty_url, "0002")
+    if engine == "postgresql":
+        assert upgrade(url) == "0002"
+    with Store.open(url) as store:
+        assert migrate.differences(store.database) == []
+        newest = writer(RunInfo(RUN, "old", 1.0), attempt=1, start_step=3)
+        assert store.ingest(newest.batch(heartbeat=True)).asked == 0
+        assert store.ask(RUN) == Asked(1, waited=False)
+        assert store.ingest(newest.batch(newest.frame(5, loss=0.5))).asked == 1

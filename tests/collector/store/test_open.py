@@ -101,14 +101,14 @@ def next_revision(tmp_path, monkeypatch):
     """A learnmech of the future, whose schema has one more column."""
     future = tmp_path / "migrations"
     shutil.copytree(migrate.MIGRATIONS, future, ignore=shutil.ignore_patterns("__pycache__"))
-    (future / "versions" / "r0003_next.py").write_text(
+    (future / "versions" / "r0004_next.py").write_text(
         textwrap.dedent(
             """
             import sqlalchemy as sa
             from alembic import op
 
-            revision = "0003"
-            down_revision = "0002"
+            revision = "0004"
+            down_revision = "0003"
 
 
             def upgrade():
@@ -119,7 +119,7 @@ def next_revision(tmp_path, monkeypatch):
         )
     )
     monkeypatch.setattr(migrate, "MIGRATIONS", future)
-    monkeypatch.setattr(migrate, "REVISION", "0003")
+    monkeypatch.setattr(migrate, "REVISION", "0004")
 
 
 def test_an_older_database_is_brought_forward(url, engine, writer, next_revision, monkeypatch):
@@ -129,21 +129,21 @@ def test_an_older_database_is_brought_forward(url, engine, writer, next_revision
         with Store.open(url) as store:
             store.ingest(someone.batch(someone.frame(3, loss=1.0)))
     if engine == "postgresql":
-        with pytest.raises(NeedsUpgrade, match=r"at revision 0002, this learnmech needs 0003.*learnmech db upgrade"):
+        with pytest.raises(NeedsUpgrade, match=r"at revision 0003, this learnmech needs 0004.*learnmech db upgrade"):
             Store.open(url)
-        assert upgrade(url) == "0002"
+        assert upgrade(url) == "0003"
     with Store.open(url) as store:
         assert store.observations(someone.run.id, "loss")["value"] == [1.0]
         with store.database.reading() as connection:
             assert connection.exec_driver_sql("SELECT colour FROM run").scalar() is None
             assert connection.exec_driver_sql("SELECT run FROM observations").scalar() == "run"
-            assert connection.exec_driver_sql("SELECT version_num FROM learnmech_version").scalar() == "0003"
-    assert upgrade(url) == "0003"
+            assert connection.exec_driver_sql("SELECT version_num FROM learnmech_version").scalar() == "0004"
+    assert upgrade(url) == "0004"
 
 
 def test_a_failed_upgrade_changes_nothing(url, writer, next_revision, monkeypatch, tmp_path, rows):
-    (tmp_path / "migrations" / "versions" / "r0003_next.py").write_text(
-        'revision, down_revision = "0003", "0002"\n\n\ndef upgrade():\n    raise ZeroDivisionError\n'
+    (tmp_path / "migrations" / "versions" / "r0004_next.py").write_text(
+        'revision, down_revision = "0004", "0003"\n\n\ndef upgrade():\n    raise ZeroDivisionError\n'
     )
     with pytest.raises(ZeroDivisionError):
         upgrade(url)

@@ -140,9 +140,34 @@ def test_nobody_listening(deliver):
 
 
 def test_a_server_that_never_answers(deliver, monkeypatch):
-    monkeypatch.setattr(http_module, "_TIMEOUT", http_module.urllib3.Timeout(connect=1.0, read=0.1))
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match="no answer within"):
+    monkeypatch.setattr(http_module, "_PATIENT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(Unavailable, match=r"none within 0\.1 s"):
         deliver(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_a_server_that_is_slow_for_good_is_waited_for_longer_each_time(collector, store, run, monkeypatch):
+    """Its answers take seven times as long as we wait at first: what it has stored is acknowledged in the end, once."""
+    monkeypatch.setattr(http_module, "_PATIENT", 0.1)
+    slow = collector.answer
+
+    def answer(request, batch):
+        time.sleep(0.7)
+        return slow(request, batch)
+
+    collector.answer = answer
+    sink = HttpSink(collector.url)
+    batch = Batch(run=run, writer="f" * 32, sent=time.time(), frames=[Frame(0, 0, 1.0, measurements=[])])
+    waited = []
+    for _ in range(6):
+        try:
+            ack = sink.deliver(batch)
+            break
+        except Unavailable as error:
+            waited.append(str(error).rpartition("within ")[2])
+    assert waited == ["0.1 s)", "0.2 s)", "0.4 s)"]
+    assert ack.last_sequence == 0
+    assert sink.deliver(batch).last_sequence == 0, "and from now on at once"
+    sink.close()
 
 
 def test_a_server_that_hangs_up(collector, deliver):

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
 
 from learnmech.collector.judging import Judge
-from learnmech.collector.service import docs, errors, health, ingest, page, queries, scrape, stream
+from learnmech.collector.service import docs, errors, health, ingest, measuring, page, queries, scrape, stream
 from learnmech.collector.service.auth import RequireLocalHost, RequireToken
 from learnmech.collector.service.behind import behind
 from learnmech.collector.service.changes import Changes
@@ -95,7 +95,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         ),
     )
     errors.install(app)
-    for router in (ingest.router, queries.router, stream.router, health.router, scrape.router):
+    for router in (ingest.router, queries.router, measuring.router, stream.router, health.router, scrape.router):
         app.include_router(router)
     app.include_router(page.page_router(page.find()))
 

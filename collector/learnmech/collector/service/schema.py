@@ -6,7 +6,7 @@ import msgspec
 
 from learnmech import wire
 from learnmech.collector.service.errors import Problem
-from learnmech.collector.store import EventRow, LawRow, RunRow, SeriesRow
+from learnmech.collector.store import Asked, EventRow, LawRow, RunRow, SeriesRow
 
 
 class Runs(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class Events(msgspec.Struct, frozen=True):
 
 
 _, _COMPONENTS = msgspec.json.schema_components(
-    (wire.Batch, wire.Ack, Problem, Runs, RunDetail, Events), ref_template="#/components/schemas/{name}"
+    (wire.Batch, wire.Ack, Problem, Runs, RunDetail, Events, Asked), ref_template="#/components/schemas/{name}"
 )
 
 

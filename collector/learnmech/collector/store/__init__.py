@@ -21,7 +21,7 @@ from learnmech.collector.store.errors import (
     UnknownRun,
 )
 from learnmech.collector.store.facade import Store, upgrade
-from learnmech.collector.store.rows import Change, EventRow, LawRow, RunRow, SeriesRow
+from learnmech.collector.store.rows import Asked, Change, EventRow, LawRow, RunRow, SeriesRow
 from learnmech.collector.store.schema import REVISION
 from learnmech.collector.store.views import STALLED_AFTER, VIEWS, View
 
@@ -33,6 +33,7 @@ __all__ = [
     "EventRow",
     "LawRow",
     "Change",
+    "Asked",
     "Axis",
     "Columns",
     "REVISION",

@@ -6,13 +6,13 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from learnmech.collector.store import curves, ingest, migrate, queries
+from learnmech.collector.store import curves, ingest, migrate, queries, requests
 from learnmech.collector.store.address import parse
 from learnmech.collector.store.curves import Axis, Columns
 from learnmech.collector.store.engine import Database
 from learnmech.collector.store.errors import UnknownRun
 from learnmech.collector.store.registry import Cache
-from learnmech.collector.store.rows import EventRow, LawRow, RunRow, SeriesRow
+from learnmech.collector.store.rows import Asked, EventRow, LawRow, RunRow, SeriesRow
 from learnmech.wire import Ack, Batch
 
 
@@ -73,6 +73,19 @@ class Store:
             ack, known = ingest.ingest(connection, self._cache, batch, received)
         self._cache.put(batch.run.id, known)
         return ack
+
+    def ask(self, run_id: str, *, now: float | None = None) -> Asked:
+        """Ask a run to measure now: the answer to its next batch says so. A request that waits is not made again.
+
+        Args:
+            run_id: The run; whether anybody listens is for the caller to find out (`run`).
+            now: Seconds since the epoch; the present time by default.
+
+        Raises:
+            UnknownRun: There is no run with this id.
+        """  # noqa: DOC502 (raised by what it calls)
+        with self.database.writing() as connection:
+            return requests.ask(connection, run_id, time.time() if now is None else now)
 
     def runs(self, *, now: float | None = None) -> list[RunRow]:
         """Return all runs, the newest first."""

@@ -12,14 +12,13 @@ from dataclasses import replace
 import msgspec
 import sqlalchemy as sa
 
-from learnmech.collector.store import attempts, bulk, registry
-from learnmech.collector.store.codes import ATTEMPT, RUN_EVENTS, SEVERITY
-from learnmech.collector.store.engine import clean, plain
+from learnmech.collector.store import attempts, bulk, events, registry, requests
+from learnmech.collector.store.engine import clean
 from learnmech.collector.store.ledger import Ledger
 from learnmech.collector.store.plan import MAX_SERIES, Plan, PointRow, make
 from learnmech.collector.store.registry import Known, SeriesKey
-from learnmech.collector.store.schema import attempt, event, method, point, run, series, tick, writer
-from learnmech.wire import Ack, Batch, Frame
+from learnmech.collector.store.schema import attempt, method, point, run, series, tick, writer
+from learnmech.wire import Ack, Batch
 
 logger = logging.getLogger("learnmech.collector.store")
 
@@ -59,7 +58,8 @@ def ingest(connection: sa.Connection, cache: registry.Cache, batch: Batch, recei
     Returns:
         The answer, and what is known of the run once the transaction is committed.
     """
-    run_id = registry.lock(connection, batch, received)
+    held = registry.lock(connection, batch, received)
+    run_id = held.run_id
     known = cache.get(batch.run.id, run_id)
     known, number, cut = attempts.register(connection, known, batch, received)
     batch = msgspec.structs.replace(batch, attempt=number)  # from here on by its number in the store
@@ -84,11 +84,13 @@ def ingest(connection: sa.Connection, cache: registry.Cache, batch: Batch, recei
             _note_conflicts(connection, batch, run_id, writer_id, conflicts)
         judge_from += [min(steps) for steps in fresh.values() if steps]
         _store_ticks(connection, run_id, batch.attempt, plan, received)
-        _store_events(connection, run_id, batch.attempt, plan.frames, received)
+        happened = [item for frame in plan.frames for item in frame.events]
+        events.add(connection, run_id, batch.attempt, happened, received)
     if judge_from:
         connection.execute(_MARK_RUN, {"of": run_id, "more": accepted, "first": min(judge_from)})
     last = max((frame.sequence for frame in batch.frames), default=-1)
-    return Ack(accepted, duplicates, plan.rejected, last, received), known
+    asked = requests.tell(connection, held, batch.attempt)
+    return Ack(accepted, duplicates, plan.rejected, last, received, asked), known
 
 
 class SeriesBook:
@@ -243,43 +245,3 @@ def _store_ticks(connection: sa.Connection, run_id: int, number: int, plan: Plan
     if new:
         bulk.insert(connection, tick, new)
         connection.execute(_ADVANCE, {**mine, "last": new[-1][2]})
-
-
-def _store_events(connection: sa.Connection, run_id: int, number: int, frames: list[Frame], received: float) -> None:
-    events = [item for frame in frames for item in frame.events]
-    if not events:
-        return
-    last = connection.execute(sa.select(sa.func.max(event.c.event_id)).where(event.c.run_id == run_id)).scalar() or 0
-    connection.execute(
-        sa.insert(event),
-        [
-            {
-                "run_id": run_id,
-                "event_id": last + position,
-                "attempt": number,
-                "step": item.step,
-                "time": item.time,
-                "received": received,
-                "kind": clean(item.kind),
-                "severity": SEVERITY[item.severity],
-                "message": clean(item.message),
-                "data": plain(item.data),
-            }
-            for position, item in enumerate(events, start=1)
-        ],
-    )
-    decisive = [(item.time, ATTEMPT[RUN_EVENTS[item.kind]]) for item in events if item.kind in RUN_EVENTS]
-    if decisive:
-        _decide(connection, run_id, number, *max(decisive))
-
-
-def _decide(connection: sa.Connection, run_id: int, number: int, time: float, code: int) -> None:
-    """Set an attempt's status by the last word on it, whenever that word arrives."""
-    later = attempt.c.status_time < time
-    same = sa.and_(attempt.c.status_time == time, attempt.c.status < code)
-    connection.execute(
-        sa.update(attempt)
-        .where(attempt.c.run_id == run_id, attempt.c.attempt == number)
-        .where(sa.or_(attempt.c.status_time.is_(None), later, same))
-        .values(status=code, status_time=time)
-    )

@@ -19,6 +19,22 @@ SeriesKey = tuple[str, str]
 """Observable and scope."""
 
 
+class Held(NamedTuple):
+    """A run's row, held until the end of the transaction.
+
+    Attributes:
+        run_id: The run's number.
+        asked: Number of the last request to measure now, None if there was none.
+        asked_of: The attempt that it was made of.
+        told: The last one that an answer has carried.
+    """
+
+    run_id: int
+    asked: int | None
+    asked_of: int | None
+    told: int | None
+
+
 class Seen(NamedTuple):
     """An attempt as one of its ranks described it."""
 
@@ -87,7 +103,7 @@ _TOUCH = (
         last_seen=_later(run.c.last_seen, "received"),
         created=_earlier(run.c.created, "begun"),
     )
-    .returning(run.c.run_id)
+    .returning(run.c.run_id, run.c.asked, run.c.asked_of, run.c.told)
 )
 _INSERT_RUN = sa.text(
     "INSERT INTO run (uuid, project_id, name, created, last_seen, attempt, points, revision, judgements) "
@@ -100,8 +116,8 @@ _TOUCH_WRITER = (
 )
 
 
-def lock(connection: sa.Connection, batch: Batch, received: float) -> int:
-    """Return the run's number, holding the run until the end of the transaction: one writer at a time per run."""
+def lock(connection: sa.Connection, batch: Batch, received: float) -> Held:
+    """Return the run's row, holding the run until the end of the transaction: one writer at a time per run."""
     found = _touch(connection, batch, received)
     if found is None:
         connection.execute(
@@ -121,9 +137,10 @@ def lock(connection: sa.Connection, batch: Batch, received: float) -> int:
     return found
 
 
-def _touch(connection: sa.Connection, batch: Batch, received: float) -> int | None:
+def _touch(connection: sa.Connection, batch: Batch, received: float) -> Held | None:
     values = {"of": batch.run.id, "received": received, "begun": batch.run.created}
-    return connection.execute(_TOUCH, values).scalar_one_or_none()
+    row = connection.execute(_TOUCH, values).one_or_none()
+    return None if row is None else Held(*row)
 
 
 def project_id(connection: sa.Connection, name: str) -> int:

@@ -91,6 +91,18 @@ class EventRow(Struct, frozen=True):
     data: dict[str, Any]
 
 
+class Asked(Struct, frozen=True):
+    """A request to measure now.
+
+    Attributes:
+        asked: Its number: requests are counted up within a run.
+        waited: Whether it waited for the trainer already, so that nothing was added.
+    """
+
+    asked: int
+    waited: bool
+
+
 class Change(Struct, frozen=True, array_like=True):
     """A change of verdict: encoded as the pair (step, verdict)."""
 

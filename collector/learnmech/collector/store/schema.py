@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-REVISION = "0002"
+REVISION = "0003"
 """Newest revision in `migrations/`: what this code reads and writes."""
 
 VERSION_TABLE = "learnmech_version"
@@ -62,6 +62,11 @@ run = sa.Table(
     _column("revision", sa.BigInteger),  # grows with every commit that concerns the run
     _column("judge_from", sa.BigInteger, null=True),  # first step not judged yet; NULL when all is judged
     _column("judgements", sa.BigInteger),  # commits of the judge: tells a judge whether another one was here
+    _column(
+        "asked", sa.Integer, null=True
+    ),  # requests to measure now, of all attempts; these three NULL before the first
+    _column("asked_of", sa.Integer, null=True),  # attempt that the last one was made of
+    _column("told", sa.Integer, null=True),  # last one that an answer to that attempt has carried
     sa.UniqueConstraint("uuid"),
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from learnmech.probes.delivery import leftovers
+from learnmech.probes.delivery.asked import Asked
 from learnmech.probes.delivery.backoff import Backoff
 from learnmech.probes.delivery.notices import Notices
 from learnmech.probes.delivery.quarantine import Quarantine
@@ -25,6 +26,8 @@ SYNC = 1.0
 """Seconds between syncs: what a power cut may take."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a run says that it is alive."""
+LISTEN = 5.0
+"""The same for a run that listens for requests to measure: somebody waits. A heartbeat is 0.3 ms of CPU time here."""
 ADOPT = 60.0
 """Seconds between looks for what dead processes left."""
 IDLE_SHARE = 4.0
@@ -54,6 +57,7 @@ class Courier:
         resolve: Callable[[str], Sink] | None,
         limit_bytes: int | None,
         disk: Disk = DISK,
+        answer: Callable[[], None] | None = None,
     ) -> None:
         """Prepare the thread.
 
@@ -66,6 +70,7 @@ class Courier:
             resolve: Opens the sink; None when everything is to stay in the spool.
             limit_bytes: Bound of the spool.
             disk: The file system.
+            answer: Called, in the thread, when the sink's answer says that a measurement was asked for.
         """
         self._thread = threading.Thread(target=self._run, name="learnmech-courier", daemon=True)
         self.delivered = 0
@@ -83,6 +88,7 @@ class Courier:
         quarantine = Quarantine(spool.folder, notices, None if limit_bytes is None else limit_bytes // 8, disk)
         self._own = OwnSource(spool, notices, quarantine, disk)
         self._left: leftovers.LeftSource | None = None
+        self._asked = Asked(answer, notices)
         self._sink: Sink | None = None
         self._backoff = Backoff()
         self._wake = threading.Event()
@@ -180,7 +186,8 @@ class Courier:
         if self._resolve is None or not (urgent or self._backoff.due()):
             return self._tell(urgent)
         busy = self._deliver_round()
-        if not busy and now - self._last_contact >= HEARTBEAT and self._backoff.failures == 0:
+        silence = min(HEARTBEAT, LISTEN) if self._asked.listens else HEARTBEAT
+        if not busy and now - self._last_contact >= silence and self._backoff.failures == 0:
             self._beat()
         return self._tell(urgent and not busy) or busy
 
@@ -254,6 +261,8 @@ class Courier:
             self._failed(error)
             return False
         else:
+            if source is self._own:
+                self._asked.hear(ack)
             source.quarantine.measurements(batch, ack.rejected)
             self._notices.settle("unavailable", f"delivering to {self._address} again")
             self._notices.settle("unauthorized", f"{self._address} accepts our token again")

@@ -16,8 +16,11 @@ PATH = "/v1/measurements"
 TOKEN = "LEARNMECH_TOKEN"  # noqa: S105 (the variable's name, not a token)
 """Environment variable with the token, for those who keep it out of the URL."""
 
-# A commit on a busy database takes seconds; a dead network should not take minutes.
-_TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
+_CONNECT = 5.0
+_PATIENT, _MOST_PATIENT = 30.0, 480.0
+"""Seconds that an answer may take: a commit on a busy database takes seconds, and a dead network should not take
+minutes. Twice as long after each answer that did not come: what takes longer for good would never be acknowledged."""
+
 _COMPRESS = 1024  # bytes from which a body shrinks by more than a packet
 
 _UNDERSTOOD = frozenset({400, 409, 415, 422})
@@ -63,6 +66,7 @@ class HttpSink:
         self._pool = _pool(parts.scheme, parts.hostname)
         # Learned from a 413: bodies larger than this are cut before they are sent.
         self._largest: int | None = None
+        self._patience = _PATIENT
 
     def deliver(self, batch: Batch) -> Ack:
         """Send a batch, in pieces where the collector wants smaller ones.
@@ -90,6 +94,7 @@ class HttpSink:
             rejected=first.rejected + second.rejected,
             last_sequence=second.last_sequence,
             server_time=second.server_time,
+            asked=second.asked,
         )
 
     def close(self) -> None:
@@ -101,10 +106,14 @@ class HttpSink:
         if len(body) >= _COMPRESS:
             # Level 1: three quarters of the gain for a fifth of the time, and zlib lets the training run meanwhile.
             body, headers = gzip.compress(body, 1, mtime=0), {**headers, "Content-Encoding": "gzip"}
+        patience = urllib3.Timeout(connect=_CONNECT, read=self._patience)
         try:
             return self._pool.request(
-                "POST", self.endpoint, body=body, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
+                "POST", self.endpoint, body=body, headers=headers, timeout=patience, retries=False, redirect=False
             )
+        except urllib3.exceptions.ReadTimeoutError as error:
+            waited, self._patience = self._patience, min(2 * self._patience, _MOST_PATIENT)
+            raise Unavailable(f"no answer from {self.endpoint} (none within {waited:g} s)") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"no answer from {self.endpoint} ({_why(error)})") from error
 
@@ -167,9 +176,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "connection refused or no route"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-        return "no connection within 5 s"
-    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return "no answer within 30 s"
+        return f"no connection within {_CONNECT:g} s"
     return f"{type(error).__name__}: {error}"
 
 

@@ -71,6 +71,7 @@ class Outbox:
         open_sink: Callable[[str], Sink] = resolve,
         disk: Disk = DISK,
         max_age: float = MAX_AGE,
+        answer: Callable[[], None] | None = None,
     ) -> None:
         """Note what to do; nothing is opened.
 
@@ -86,6 +87,8 @@ class Outbox:
             open_sink: Turns the URL into a sink.
             disk: The file system.
             max_age: Seconds after which a segment is closed.
+            answer: Called, in a thread of its own, when somebody asks this run for a measurement at its sink. Stays
+                behind when the outbox is copied or pickled: a copy has nobody who listens.
         """
         self._run = run
         self._url = sink
@@ -98,6 +101,7 @@ class Outbox:
         self._open_sink = open_sink
         self._disk = disk
         self._max_age = max_age
+        self._answer = answer
         self._closed = False
         self._reset()
 
@@ -194,12 +198,13 @@ class Outbox:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind whatever belongs to this process."""
-        live = {"_spool", "_courier", "_notices"}
+        live = {"_spool", "_courier", "_notices", "_answer"}
         return {key: value for key, value in self.__dict__.items() if key not in live}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin as if new, closed if it was."""
         self.__dict__.update(state)
+        self._answer = None
         self._reset()
 
     def _reset(self) -> None:
@@ -245,4 +250,5 @@ class Outbox:
             resolve=None if keeps else self._open_sink,
             limit_bytes=limit,
             disk=self._disk,
+            answer=self._answer,
         )

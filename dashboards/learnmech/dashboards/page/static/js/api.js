@@ -46,10 +46,10 @@ export function address(path, query = {}) {
 }
 
 /** Fetches JSON; asks for a token on 401 and tries again. */
-export async function get(path, query = {}, { signal } = {}) {
+export async function get(path, query = {}, { signal, method = "GET" } = {}) {
   for (;;) {
     const sent = headers();
-    const response = await fetch(address(path, query), { headers: { Accept: "application/json", ...sent }, signal });
+    const response = await fetch(address(path, query), { method, headers: { Accept: "application/json", ...sent }, signal });
     if (response.status === 401) {
       if (sent.Authorization === headers().Authorization) await authorize(); // else another request got a new one
       continue;
@@ -67,6 +67,9 @@ export const run = (id) => get(at(id));
 export const laws = () => get("v1/laws").then((body) => body.laws ?? body);
 export const observables = () => get("v1/observables").then((body) => body.observables ?? body);
 export const events = (id) => get(`${at(id)}/events`).then((body) => body.events ?? body);
+
+/** Asks a running run to measure now. */
+export const measure = (id) => get(`${at(id)}/measure`, {}, { method: "POST" });
 
 /** The columns of several curves of observables, in the order of `wishes`: [{name, scope, after}]. */
 export function curves(id, wishes, x, points) {

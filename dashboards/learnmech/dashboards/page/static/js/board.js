@@ -1,5 +1,6 @@
 // The head of the page: which runs are shown, and in one line per run what every law says of it now.
 
+import { Ask } from "./ask.js";
 import { statusBadge, swatch, verdictBadge } from "./badge.js";
 import { known, lawsOf } from "./data.js";
 import { fill, h } from "./dom.js";
@@ -9,14 +10,17 @@ import { choice, toggle } from "./state.js";
 
 export class Board {
   constructor() {
-    this.element = h("div.board");
+    this.ask = new Ask();
+    this.shown = h("div");
+    this.element = h("div.board", {}, this.ask.element, this.shown);
   }
 
   show() {
     const runs = choice.selected.map((id) => known.runs.get(id)).filter(Boolean);
-    if (runs.length === 1) fill(this.element, this.head(runs[0]), h("div.tiles", {}, this.tiles(runs[0].id)));
-    else if (runs.length) fill(this.element, this.table(runs));
-    else fill(this.element);
+    this.ask.show(runs.length === 1 ? runs[0] : undefined);
+    if (runs.length === 1) fill(this.shown, this.head(runs[0]), h("div.tiles", {}, this.tiles(runs[0].id)));
+    else if (runs.length) fill(this.shown, this.table(runs));
+    else fill(this.shown);
   }
 
   head(run) {
