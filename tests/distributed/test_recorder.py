@@ -5,12 +5,24 @@ import torch
 
 from learnmech.probes.budget import Governor
 
-RUNS = ("ddp", "raises", "nan", "stopped", "budget", "alone")
+RUNS = ("ddp", "raises", "nan", "stopped", "budget", "slow", "alone")
 
 
 @pytest.fixture(scope="module")
 def found(group):
     return group("recorder", 2)
+
+
+@pytest.mark.parametrize("run", [*RUNS, "fsdp", "fsdp both", "fsdp all", "slow sharded"])
+def test_four_processes(group, run):
+    """As two: nobody waits for ever, one process records, and the training is the same."""
+    processes = group("recorder", 4)
+    sharded = "fsdp" in run or "sharded" in run
+    for process in processes:
+        assert process[run]["state"] == process["plain sharded" if sharded else "plain"]
+    assert processes[0][run]["runs"] == 1
+    if run == "raises":
+        assert "process 3 of 4: KeyError" in processes[0][run]["reasons"][0]
 
 
 @pytest.fixture
@@ -37,7 +49,7 @@ def test_weights_are_those_of_a_run_without(found, run):
         assert process[run]["state"] == process["plain"]
 
 
-@pytest.mark.parametrize("run", ["fsdp", "fsdp all"])
+@pytest.mark.parametrize("run", ["fsdp", "fsdp both", "fsdp all", "slow sharded"])
 def test_sharded_weights_are_those_of_a_run_without(found, run):
     for process in found:
         assert process[run]["state"] == process["plain sharded"]
@@ -54,6 +66,12 @@ def test_the_sharpness_is_that_of_all_data(found, weights_at, dense, run, sizes,
     for step, value in first["sharpness"].items():
         expected = float(torch.linalg.eigvalsh(dense(*weights_at(step, sizes)))[-1])
         assert value == pytest.approx(expected, rel=1e-6)
+
+
+def test_passes_of_another_probe_are_no_pieces_of_the_update(found):
+    """Sharded parameters are differentiated themselves: hooks on them see the passes of the sharpness, too."""
+    assert found[0]["fsdp both"]["ways"]["noise_trace"] == dict.fromkeys((0, 4, 8), "ranks")
+    assert sorted(found[0]["fsdp both"]["sharpness"]) == [0, 4, 8]
 
 
 def test_only_the_first_process_records(found):
@@ -84,6 +102,22 @@ def test_a_budget_is_kept_by_one_clock(found):
     steps = sorted(found[0]["budget"]["sharpness"])
     assert steps[0] == 0
     assert len(steps) >= 2
+
+
+@pytest.mark.parametrize("run", ["slow", "slow sharded"])
+def test_a_slow_process_is_waited_for_and_holds_up_nothing_for_good(found, run):
+    """The second one takes a tenth of a second more at each step and at each evaluation of the loss."""
+    assert not {kind for kind, _ in found[0][run]["events"]} & {"probe_failed", "probe_disabled"}
+    assert min(found[0][run]["sharpness"]) == 0
+    assert len(found[0][run]["ways"]["noise_trace"]) >= 2
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_ordinary_steps_have_no_collective_of_ours(found, sharded):
+    for process in found:
+        without, recorded = process[f"ordinary {sharded}"]
+        assert sum(without.values()) >= (6 if sharded else 0), "FSDP2's own are seen"
+        assert recorded == without
 
 
 def test_the_default_probes_measure_sharded_parameters_together(found):

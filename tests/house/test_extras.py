@@ -77,7 +77,7 @@ def test_extra_alone(extra, environment, tmp_path):
     failed = report["failed"]
     if extra == "probes" and (said := failed.pop("learnmech.probes.lightning", None)):
         assert "lightning" in said, said
-    for name in ("huggingface", "huggingface_logs", "huggingface_step"):
+    for name in ("huggingface", "huggingface_logs", "huggingface_loss", "huggingface_step"):
         if extra in ("probes", "lab") and (said := failed.pop(f"learnmech.probes.{name}", None)):
             assert "transformers" in said, said
     assert not failed

@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import random
+import sys
 import types
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def _state(model, optimizers=()):
         "numpy": np.random.get_state(),
         "python": random.getstate(),
     }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """What an earlier test compiled is no reason to take no examples."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture
@@ -122,6 +130,22 @@ def spool(tmp_path, recorded):
             return recorded(tmp_path / "spool")
 
     return Spool()
+
+
+@pytest.fixture
+def spools(tmp_path, recorded):
+    """`spools()`: one spool after another."""
+    names = iter("abcdefgh")
+
+    class Spool:
+        def __init__(self):
+            self.folder = tmp_path / next(names)
+            self.url = f"spool:{self.folder}"
+
+        def __call__(self):
+            return recorded(self.folder)
+
+    return Spool
 
 
 @pytest.fixture

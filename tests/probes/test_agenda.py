@@ -4,6 +4,7 @@ budget."""
 import itertools
 import types
 
+import numpy as np
 import pytest
 
 from learnmech.probes import BaseProbe, Moment, agenda, at, every, log_spaced, on_demand
@@ -58,6 +59,63 @@ def test_a_schedule_that_raises_ends_its_probe_and_nothing_else():
     assert due == [(0, "whole"), (2, "whole"), (4, "whole"), (6, "whole")]
     assert [(name, step) for name, step, _ in said] == [("broken", 3)]
     assert "KeyError" in said[0][2]
+
+
+@pytest.mark.parametrize("asked", ["latest", "next"])
+def test_a_schedule_that_answers_nothing_ends_its_probe(asked):
+    class Nothing(Schedule):
+        def latest(self, step):
+            return -1 if asked == "next" else None
+
+        def next(self, step):
+            return step + 1 if asked == "latest" else None
+
+    found, _ = made([Own("nothing", Nothing())])
+    said = []
+
+    def off(probe, step, reason):
+        said.append(reason)
+        found._health.refuse(probe.name, reason)
+
+    found.trouble = off
+    assert not [due for step in range(5) for due in found.due(Moment.UPDATE, step)]
+    assert len(said) == 1
+    assert "TypeError" in said[0]
+
+
+def test_a_schedule_may_answer_with_numbers_of_numpy():
+    class Numpy(Schedule):
+        def latest(self, step):
+            return np.int64(step - step % 2)
+
+        def next(self, step):
+            return np.float64(step + 1)
+
+    found, _ = made([Own("numpy", Numpy())])
+    due = []
+    for step in range(6):
+        due += [step for probe in found.due(Moment.UPDATE, step)]
+        found.looked("numpy", step)
+    assert due == [0, 2, 4]
+
+
+@pytest.mark.parametrize("foresees", [True, False])
+def test_what_is_asked_for_before_the_run_or_in_its_first_step_is_measured(foresees):
+    """Weights at rest are first seen at step 1 in a loop, at step 0 under a trainer."""
+    for asked_at in (-1, 0):
+        probe = Own("p", on_demand())
+        probe.moment = Moment.AT_REST
+        if asked_at < 0:
+            probe.schedule.request()
+        found, _ = made([probe], foresees=foresees)
+        if asked_at == 0:
+            probe.schedule.request()
+        due = []
+        for step in range(0 if foresees else 1, 4):
+            for one in found.due(Moment.AT_REST, step):
+                due.append(step)
+                found.looked(one.name, step)
+        assert due == [0 if foresees else 1]
 
 
 def test_resting_passes_over_nothing(clock):

@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 from learnmech.probes import at, every, log_spaced, on_demand
+from learnmech.probes.schedule import Every, alike
 
 
 def measured_at(schedule, steps, since=-1, missed=()):
@@ -74,6 +75,23 @@ def test_on_demand_is_once_for_each_request_and_once_for_each_probe_that_shares_
     assert measured_at(schedule, 20, since=5) == []
     schedule.request()
     assert measured_at(schedule, 30, since=20) == [21]
+
+
+def test_a_request_in_a_step_that_was_looked_at_is_for_the_next_one():
+    schedule = on_demand()
+    schedule.request()
+    assert schedule.due(5, 4)
+    schedule.request()
+    assert not schedule.due(5, 5)
+    assert schedule.due(6, 5)
+
+
+def test_only_schedules_whose_steps_are_fixed_say_the_same_in_every_process():
+    class Own(Every):
+        """Who knows what it asks."""
+
+    assert all(map(alike, [every(3), at([1]), log_spaced(2), None]))
+    assert not any(map(alike, [on_demand(), Own(3)]))
 
 
 @pytest.mark.parametrize("schedule", [every(3), at([1]), log_spaced(2), on_demand(10)], ids=repr)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from learnmech.probes.pieces import count
+from learnmech.probes.isolation.counting import count
 
 
 class Accumulating:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,17 +11,16 @@ from learnmech.probes import deadline
 from learnmech.probes.budget import Governor
 from learnmech.probes.health import Health
 from learnmech.probes.probe import Moment, Probe
+from learnmech.probes.schedule import OnDemand
 
 if TYPE_CHECKING:
     from learnmech.probes.distributed import Peers
-
-T = TypeVar("T")
 
 FARTHEST = 1e6
 """Steps ahead that a measurement is planned at most."""
 PACE_OVER = 50
 """Steps over which the time of a step is averaged."""
-LONGEST_REST = 1.0
+LONGEST_REST = 0.5
 """Seconds after which probes are looked at again: shares of the budget may have changed."""
 
 
@@ -80,10 +79,13 @@ class Agenda:
         self._idle_to, self._idle_till = 0.0, 0.0
         self._next: dict[str, int] = {}
         self._pace, self._ended, self._paid = 0.0, self._begin, 0.0
-        # weights at rest are first seen after an update: what was due at the first step is not made up for after it
+        # weights at rest are first seen after an update: what was due at the first step is not made up for after it,
+        # but for what was asked for
         unseen = start_step == 0 or not foresees
         self._since = {
-            probe.name: start_step if unseen and self.moment_of(probe) is Moment.AT_REST else start_step - 1
+            probe.name: start_step
+            if unseen and self.moment_of(probe) is Moment.AT_REST and not isinstance(probe.schedule, OnDemand)
+            else start_step - 1
             for probe in probes
         }
         for probe in probes:
@@ -100,21 +102,18 @@ class Agenda:
         """Leave time out of the run's, in which the training did not go on."""
         self._begin += seconds
 
-    def due(self, moment: Moment, step: int, among: Sequence[Probe] | None = None) -> list[Probe]:
-        """List the probes that are due at a moment of a step.
+    def idle(self, step: int) -> bool:
+        """Tell at once, on most steps, that no probe is due at any of its moments."""
+        return step < self._idle_to and time.perf_counter() < self._idle_till
 
-        Args:
-            moment: The moment.
-            step: The step.
-            among: Those of the probes that are asked for; None: all of them.
-        """
-        if step < self._idle_to and time.perf_counter() < self._idle_till:
+    def due(self, moment: Moment, step: int) -> list[Probe]:
+        """List the probes that are due at a moment of a step."""
+        if self.idle(step):
             return []
         ready = [probe for probe in self._probes if self._is_due(probe, step)]
         if not ready:
             self._rest(step)
-        wanted = ready if among is None else [probe for probe in ready if probe in among]
-        return [probe for probe in wanted if self.moment_of(probe) is moment]
+        return [probe for probe in ready if self.moment_of(probe) is moment]
 
     def _rest(self, step: int) -> None:
         """Note until when nothing will be due: on most steps that is all there is to look at."""
@@ -134,10 +133,10 @@ class Agenda:
         # whether others count on it does not depend on what has happened to it here
         return probe.name in self.gone if self.together(probe) else probe.name in self._health.off
 
-    def _asked(self, probe: Probe, step: int, question: Callable[[int], T]) -> T | float:
-        """Return what a schedule says; one of the user's may raise, and ends the probe then, in all processes alike."""
+    def _asked(self, probe: Probe, step: int, question: Callable[[int], float]) -> float:
+        """Return what a schedule says; one of the user's may raise, and ends the probe then, in this process."""
         try:
-            return question(step)
+            return float(question(step))  # None, or an array, is a failure as well
         except Exception as error:  # noqa: BLE001 (it is asked in the midst of the training)
             self.trouble(probe, step, f"its schedule {probe.schedule!r} raised {type(error).__name__}: {error}"[:500])
             return math.inf
@@ -157,7 +156,7 @@ class Agenda:
             return False
         name, schedule = probe.name, probe.schedule
         if schedule is not None:
-            return self._asked(probe, step, lambda now: schedule.due(now, self._since[name])) is True
+            return self._asked(probe, step, lambda now: schedule.due(now, self._since[name])) == 1.0
         if self.together(probe):
             planned = self._governor.budget > 0 and step >= self._next.get(name, 0)
             if planned:  # what it has saved until now is for this use alone

@@ -36,5 +36,25 @@ def share(owner: object, name: str, value: Any, what: str, example: float) -> fl
     return float(value)
 
 
+def function(owner: object, name: str, value: Any, what: str) -> None:
+    """Check that an optional argument can be called.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{_name(owner)}({name}={value!r}): expected {what}, or None")
+
+
+def loss_function(name: str, value: Any) -> None:
+    """Check that an argument can be called as `loss(model, batch)`.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}; expected a function {name}(model, batch) -> scalar tensor")
+
+
 def _name(owner: object) -> str:
     return owner if isinstance(owner, str) else type(owner).__name__

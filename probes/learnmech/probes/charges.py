@@ -18,13 +18,14 @@ class Charges:
 
     Attributes:
         host: Seconds of host time in probes.
+        running: Work that a device has not finished yet.
     """
 
     def __init__(self, governor: Governor, device: torch.device) -> None:
         self.host = 0.0
         self._governor = governor
         self._device = device
-        self._running: list[tuple[str, float, Stopwatch]] = []
+        self.running: list[tuple[str, float, Stopwatch]] = []
 
     @contextmanager
     def of(self, name: str, *, new: bool) -> Iterator[Stopwatch]:
@@ -47,16 +48,16 @@ class Charges:
             seconds = watch.seconds if known else watch.host
             self._governor.charge(name, seconds, new=new)
             if not known:
-                self._running.append((name, seconds, watch))
+                self.running.append((name, seconds, watch))
 
     def poll(self) -> None:
         """Charge what the device has spent beyond the host time that was charged at once."""
-        if not self._running:
+        if not self.running:
             return
         still = []
-        for name, charged, watch in self._running:
+        for name, charged, watch in self.running:
             if watch.ready:
                 self._governor.correct(name, max(watch.seconds - charged, 0.0))
             else:
                 still.append((name, charged, watch))
-        self._running = still
+        self.running = still

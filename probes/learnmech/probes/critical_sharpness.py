@@ -8,12 +8,13 @@ import torch
 from learnmech.observables import Status
 from learnmech.probes.arguments import share, whole
 from learnmech.probes.curvature.stability import Crossing, Rounding, first_rise
-from learnmech.probes.hyperparameters import DIFFERS, of_group
+from learnmech.probes.hyperparameters import DIFFERS
 from learnmech.probes.isolation import PureLoss
 from learnmech.probes.loss_change import NO_UPDATE
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.probes.update_probe import UpdateProbe
+from learnmech.probes.update_rules import UpdateRules, rules_of
 from learnmech.wire import Measurement
 
 FEWEST = 5
@@ -80,20 +81,18 @@ class CriticalSharpness(UpdateProbe):
     def reset(self) -> None:
         """Forget the crossing of an earlier run."""
         super().reset()
-        self._rates: set[float | None] = set()
+        self._rules = UpdateRules()
         self._rounding = Rounding()
         self._last = 1.0
 
     def prepare(self, view: TrainingView) -> None:
         """Copy the weights before the update, and note the learning rates that it will be made with."""
         super().prepare(view)
-        ours = {id(p) for p in view.parameters.values()}
-        self._rates = {
-            of_group(optimizer, group).get("learning_rate")
-            for optimizer in view.optimizers
-            for group in optimizer.param_groups
-            if any(id(p) in ours for p in group["params"])
-        }
+        self._rules = rules_of(view.optimizers, view.parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what points to the training out of copies and pickles."""
+        return super().__getstate__() | {"_rules": UpdateRules()}
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
         """Measure on a pure loss at w_(t+1), with w_t held."""
@@ -126,9 +125,11 @@ class CriticalSharpness(UpdateProbe):
     def _measurements(self, found: Crossing, method: str) -> list[Measurement]:
         value, error, status, reason = self._judged(found)
         step = Measurement("critical_step", value, stderr=error, status=status, reason=reason, method=method)
-        rate = next(iter(self._rates)) if len(self._rates) == 1 else None
+        rules = self._rules.read([float(value) for value in self._rules.values])  # the measurement has waited anyway
+        rates = {rule.rate for rule in rules.values()}
+        rate = rates.pop() if len(rates) == 1 else None
         if rate is None or not rate > 0.0:
-            why = DIFFERS if len(self._rates) > 1 else "there is no positive number"
+            why = DIFFERS if rates else "there is no positive number"
             why = f"the learning rate {why}; critical_step needs none"
             return [step, Measurement("critical_sharpness", None, status=Status.UNSUPPORTED, reason=why)]
         sharpness = 2 / (value * rate)

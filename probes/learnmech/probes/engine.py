@@ -7,7 +7,6 @@ The recorder and the Lightning monitor are shells around it. A shell tells what 
     after_update(t)   the weights are w_(t+1)
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,29 +18,26 @@ from learnmech.probes.agenda import replays
 from learnmech.probes.budget import Governor
 from learnmech.probes.distributed import Peers, is_sharded
 from learnmech.probes.distributed.fsdp import reshard
-from learnmech.probes.facts import Facts, Update
+from learnmech.probes.facts import Facts, Update, detached
 from learnmech.probes.guard import Guard
 from learnmech.probes.hyperparameters import Hyperparameters
 from learnmech.probes.isolation import Source
 from learnmech.probes.isolation.source import optimized
-from learnmech.probes.overhead import Overhead
 from learnmech.probes.probe import Moment, Probe, TrainingView
 from learnmech.probes.readback import Readback
 from learnmech.probes.replays import Replays, ReplayTest
 from learnmech.probes.runner import Runner
-from learnmech.probes.schedule import OnDemand
+from learnmech.probes.schedule import alike
+from learnmech.probes.settling import Settling
 from learnmech.probes.together import Together
 from learnmech.probes.views import Views
 from learnmech.probes.watching import Watching, expect, watches
 from learnmech.probes.writer import Writer
 from learnmech.wire import Measurement
 
-OVERHEAD_INTERVAL = 1.0
-"""Seconds between records of `overhead`."""
-
 UNAGREED = (
-    "Processes that measure together cannot agree on a step that one of them is asked for: give it a schedule, such as "
-    "every(1000)."
+    "Processes that measure together must not be asked for a step in one of them alone: give it no schedule, or every, "
+    "at or log_spaced, such as every(1000)."
 )
 
 AT_STEP = "at_step"
@@ -111,10 +107,8 @@ class Engine:
         )
         self._prepared: list[Probe] = []
         self._prepared_at = -1
-        self._overhead = Overhead(start_step)
+        self._settling = Settling(self.runner, writer, self._readback, self._guard, start_step)
         writer.add(start_step, [Measurement("budget", budget)])
-        self._told = time.perf_counter()
-        self._told_at = -1
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the parameters that are trained by name."""
@@ -129,14 +123,18 @@ class Engine:
         joined = self._together.join(peers)
         if joined:
             agenda = self.runner.agenda
-            asked = [p for p in self.runner.probes if isinstance(p.schedule, OnDemand) and agenda.together(p)]
-            self.runner.refuse(asked, self.step, UNAGREED)
+            unsure = [p for p in self.runner.probes if agenda.together(p) and not alike(p.schedule)]
+            self.runner.refuse(unsure, self.step, UNAGREED)
         return joined
 
     @property
     def joined(self) -> bool:
         """Whether other processes count on this one."""
         return self.runner.agenda.peers is not None
+
+    def imprecise(self) -> None:
+        """Learn that half precision or TF32 is in the training step."""
+        self._view.precise = False
 
     def refuse_replays(self, step: int, reason: str) -> None:
         """Switch off every probe that would evaluate the loss in this process alone."""
@@ -155,6 +153,9 @@ class Engine:
             batch: A batch: the one about to be used, or the one just used.
             source: Makes the source of the loss; called only if it is needed.
         """
+        self.step = step
+        if self.runner.agenda.idle(step):
+            return
         shared, due = self._due(Moment.AT_REST, step)
 
         def view(peers: Peers | None = None) -> TrainingView:
@@ -164,18 +165,19 @@ class Engine:
 
         if shared:
             self._together.measure(shared, step, batch, source, view)
-        if not self._guard.open:
+        awaiting = self._replays.awaiting(step)
+        if not self._guard.open or not (shared or due or awaiting):
             return
         with self._guard:
-            self.step = step
-            if self._replays.may_run([*due, *self._replays.awaiting(step)], step, batch, source) and due:
+            if self._replays.may_run([*due, *awaiting], step, batch, source) and due:
                 self._measure(due, view())
-            self._settle(step)
+            self._settling.settle(step)
 
     def expect(self, micro_batches: int) -> None:
         """Learn of how many micro-batches updates will consist from now on."""
         peers = self.runner.agenda.peers
-        expect(self.runner.probes, micro_batches, 1 if peers is None else peers.size)
+        with self._guard:
+            expect(self.runner.probes, micro_batches, 1 if peers is None else peers.size)
 
     def before_backward(self, step: int) -> None:
         """Let the probes that will measure the update of a step watch its backward passes, the first of which is next.
@@ -183,6 +185,8 @@ class Engine:
         Args:
             step: Updates done, t.
         """
+        if self.runner.agenda.idle(step) and not self._watching.probes:
+            return
 
         def view() -> TrainingView:
             found = self._view(step)
@@ -216,6 +220,8 @@ class Engine:
         method: str = "",
         scale: Callable[[], float | Tensor] = lambda: 1.0,
         loss_scale: Callable[[], float | Tensor | None] = lambda: None,
+        *,
+        announced: bool = False,
     ) -> None:
         """Read the hyperparameters of the update about to happen, and prepare the probes that will measure it.
 
@@ -225,20 +231,33 @@ class Engine:
             method: How the gradient was seen, if not before clipping.
             scale: Tells what the gradient is still multiplied by (a loss scale not yet taken out).
             loss_scale: Tells what the loss was multiplied by, if that is known.
+            announced: True if `at_update` will be called, until when hyperparameters may change.
         """
-        shared, alone = self._due(Moment.UPDATE, step)
-        if not self._guard.open:
+        again = step == self._prepared_at  # another micro-batch of the same update
+        due = self._prepared
+        if not again:
+            shared, alone = self._due(Moment.UPDATE, step)
+            due = self._replays.ready([*shared, *alone]) if shared or alone else []
+            self._prepared, self._prepared_at = [], step
+        if not self._guard.open or (announced and not due):
             return
         with self._guard:
-            again = step == self._prepared_at  # another micro-batch of the same update
-            due = self._prepared if again else self._replays.ready([*shared, *alone])
-            self._prepared, self._prepared_at = [], step
-            seen = self.writer.seen
-            self._hyperparameters.read(self._readback.submit, lambda found: self.writer.add(step, found, seen))
+            self._prepared = []
+            self._read_hyperparameters(step)
             if due:
                 view = self._view(step, gradients=gradients, method=method)
                 view.gradient_scale, view.loss_scale = scale(), loss_scale()
                 self._prepared = [probe for probe in due if self.runner.prepare(probe, view, again=again)]
+
+    def at_update(self, step: int) -> None:
+        """Read the hyperparameters of the update that happens now, after `before_update` has announced it."""
+        if self._guard.open:
+            with self._guard:
+                self._read_hyperparameters(step)
+
+    def _read_hyperparameters(self, step: int) -> None:
+        seen = self.writer.seen
+        self._hyperparameters.read(self._readback.submit, lambda found: self.writer.add(step, found, seen))
 
     def after_update(
         self,
@@ -261,13 +280,15 @@ class Engine:
         if self._guard.open:
             with self._guard:
                 known = update()
-                self.writer.add(step, self._facts.changed(known))
+                changed = self._facts.changed(known)
+                if changed:
+                    self.writer.add(step, changed)
 
         def view(peers: Peers | None = None) -> TrainingView:
             if known is None:
                 raise RuntimeError("what is known of the update could not be told")
             found = self._view(step, known.batch, source, gradients=gradients, method=AT_STEP, peers=peers)
-            found.loss, found.used = known.loss, True
+            found.loss, found.used = detached(known.loss), True
             found.may_replay = peers is None and self._replays.passed
             found.update_examples, found.micro_batches = known.examples, known.accumulation
             return found
@@ -285,12 +306,16 @@ class Engine:
             if alone:
                 self._measure(alone, view())
             self.writer.count(known.examples)
-            self.runner.agenda.stepped()
+            if self.joined:
+                self.runner.agenda.stepped()
             self.step = step + 1
-            self._settle(step)
+            if self._settling.pending(step):
+                self._settling.settle(step)
 
     def _due(self, moment: Moment, step: int) -> tuple[list[Probe], list[Probe]]:
         """List the due probes that all processes measure together, and those that this one measures alone."""
+        if self.runner.agenda.idle(step) and not self._watching.probes:
+            return [], []
         due = self.runner.agenda.due(moment, step) if self._guard.open or self.joined else []
         shared = [probe for probe in due if self.runner.agenda.together(probe)]
         if moment is Moment.UPDATE:  # for probes that watch it was decided before: the budget has moved on since
@@ -307,23 +332,6 @@ class Engine:
             if self.runner.health.well(probe.name):
                 self.runner.measure(probe, view)
 
-    def _settle(self, step: int) -> None:
-        """Take in what devices have finished, record the overhead now and then, and hand everything over."""
-        self._readback.poll()
-        self.runner.charges.poll()
-        self.runner.governor.bookkeeping = max(self._guard.seconds - self.runner.charges.host, 0.0)
-        now = time.perf_counter()
-        if now - self._told >= OVERHEAD_INTERVAL and step != self._told_at:
-            self._told, self._told_at = now, step
-            self.writer.add(step, self._costs())
-        self.writer.flush()
-
-    def _costs(self) -> list[Measurement]:
-        governor = self.runner.governor
-        spent = governor.bookkeeping + governor.total
-        found = self._overhead.measured(self.step, self.runner.agenda.elapsed, spent)
-        return found + self.runner.costs_of_updates()
-
     def finish(self, kind: str, message: str, timeout: float) -> None:
         """Hand over everything and wait for its delivery for a bounded time.
 
@@ -334,10 +342,7 @@ class Engine:
         """
         with self._guard:
             self._watching.stop()
-            self._readback.drain()
-            self.runner.charges.poll()
-            if self.step != self._told_at:
-                self.writer.add(self.step, self._costs())
+            self._settling.last(self.step)
             self.writer.tell(kind, self.step, message, "info" if kind == "run_finished" else "error")
         with self._guard:
             self.writer.close(timeout)

@@ -6,12 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from learnmech.probes.arguments import loss_function
+from learnmech.probes.distributed import hidden
 from learnmech.probes.isolation import LossFunction
 from learnmech.probes.probe import Probe
 from learnmech.probes.recorder import Recorder
-
-_UNKNOWN = ("FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy", "DataParallelStrategy")
-"""Strategies that hide weights or gradients from whoever looks at the model."""
 
 
 class _Precise:
@@ -69,21 +68,19 @@ def recorder_for(
     Raises:
         TypeError: `loss_fn` is no function, the model was not set up by Fabric, or the strategy hides weights.
     """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
+    loss_function("loss_fn", loss_fn)
     original, forward = getattr(model, "_original_module", None), getattr(model, "_forward_module", None)
     if not isinstance(original, nn.Module):
         raise TypeError(f"model is {type(model).__name__}; expected what fabric.setup(model, optimizer) returned")
-    strategy = type(fabric.strategy).__name__
-    if strategy in _UNKNOWN:
-        raise TypeError(
-            f"Under {strategy} one process does not hold whole weights and gradients: use DDP or one device"
-        )
+    hiding = hidden(model, [optimizer], fabric.strategy)
+    if hiding:
+        raise TypeError(hiding)
     precision = fabric.strategy.precision
 
     def loss(module: nn.Module, batch: Any) -> Tensor:
         return loss_fn(_Precise(module, model, precision), batch)
 
+    precise: Any = None if str(precision.precision).startswith(("32", "64")) else False
     forward = getattr(forward, "_orig_mod", forward)  # compiled: the same weights, which nobody traces there
     return Recorder(
         forward if isinstance(forward, DistributedDataParallel) else original,
@@ -91,5 +88,5 @@ def recorder_for(
         loss,
         probes,
         scaler=getattr(precision, "scaler", None),
-        **settings,
+        **{"precise": precise} | settings,
     )

@@ -15,7 +15,7 @@ class Update:
     """What the trainer knows of one update.
 
     Attributes:
-        loss: Its loss.
+        loss: Its loss, with its graph if the trainer left it there.
         batch: Its batch, or the last micro-batch of it.
         examples: Independent examples of the whole update, None where they cannot be counted.
         micro_examples: Examples in `batch`.
@@ -27,6 +27,11 @@ class Update:
     examples: int | None = None
     micro_examples: int | None = None
     accumulation: int = 1
+
+
+def detached(loss: Tensor | float | None) -> Tensor | float | None:
+    """Return a loss without its graph."""
+    return loss.detach() if isinstance(loss, Tensor) else loss
 
 
 class Facts:

@@ -54,16 +54,18 @@ class FullBatch:
         return self._verdict
 
     def _compare(self, batch: Any) -> None:
-        now = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors(batch)]
-        last = self._last
-        # weak references: a freed tensor's identity is soon another's, and the batch must not be kept alive
-        self._last = [(weakref.ref(tensor), version) for tensor, version in now]
-        if last is None:
+        now = list(tensors(batch))
+        if self._last is not None:
+            same = len(self._last) == len(now) > 0
+            for (reference, version), tensor in zip(self._last, now, strict=False):
+                same = same and reference() is tensor and version == _version(tensor)
+            self._verdict = float(same)
+            if not same:
+                self._last, self._pause = None, PAUSE
             return
-        same = len(last) == len(now) > 0 and all(
-            reference() is tensor and before == version
-            for (reference, before), (tensor, version) in zip(last, now, strict=True)
-        )
-        self._verdict = float(same)
-        if not same:
-            self._last, self._pause = None, PAUSE
+        # weak references: a freed tensor's identity is soon another's, and the batch must not be kept alive
+        self._last = [(weakref.ref(tensor), _version(tensor)) for tensor in now]
+
+
+def _version(tensor: "Tensor") -> int:
+    return 0 if tensor.is_inference() else tensor._version

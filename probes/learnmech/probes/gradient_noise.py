@@ -118,6 +118,7 @@ class GradientNoiseScale(BaseProbe):
         self._sizes: list[int | None] = []
         self._told: list[int | None] = []
         self._cut_at = -1
+        self._unscaled = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave hooks and held weights out of copies and pickles."""
@@ -131,6 +132,7 @@ class GradientNoiseScale(BaseProbe):
             processes: Processes that measure together.
         """
         self._passes = micro_batches
+        self._unscaled = False  # gradients may be divided by how many there are
         self._choice.expect(micro_batches * processes, processes)
 
     def refuse_replays(self, reason: str) -> None:
@@ -172,7 +174,8 @@ class GradientNoiseScale(BaseProbe):
 
         Raises:
             Skip: It will not be measured from this update's own passes.
-        """
+            Refusal: There is no way to measure it in this run.
+        """  # noqa: DOC502 (Refusal is raised by Choice)
         self.disarm()
         self._told = []
         if view.step == self._cut_at:
@@ -183,11 +186,7 @@ class GradientNoiseScale(BaseProbe):
             raise Skip("batches are cut from now on")
         if source == "pieces":
             self._live = LivePieces(
-                view,
-                expected=self._passes,
-                members=self._members(view),
-                units=self.units,
-                weighted=self.weighted,
+                view, expected=self._passes, members=self._members(view), units=self.units, weighted=self.weighted
             )
             return
         if self._choice.undecided and not self._choice.inspect(view.model):
@@ -195,7 +194,7 @@ class GradientNoiseScale(BaseProbe):
         told = self._sizes if len(self._sizes) == self._passes else [view.examples] * self._passes
         sizes, uses = [size for size in told if size], self._choice.confirmed
         if len(sizes) < self._passes:
-            raise Skip("there was no update yet that tells how many examples there are")
+            self._choice.untold()
         if source == "norm_layers":
             self._live = LiveNorms(view, sizes=sizes, uses=uses)
         else:
@@ -253,7 +252,7 @@ class GradientNoiseScale(BaseProbe):
         try:
             tally = live.tally(view)
         except Skip as skip:
-            self._choice.failed(str(skip), final=bool(live.trouble))
+            self._choice.failed(str(skip), passing=not live.trouble)
             raise
         if self._choice.undecided:
             cut(view.batch, 2)  # the loss cannot be tested: the batch must at least look like examples
@@ -263,7 +262,9 @@ class GradientNoiseScale(BaseProbe):
         rate = rate_of(view)
 
         def build(numbers: list[float]) -> list[Measurement]:
+            live.unscaled = self._unscaled
             parts = dict(live.parts(tally, numbers, precise=precise, population=population))
+            self._unscaled = live.unscaled
             self._choice.judged(live.void)
             if isinstance(live, LiveNorms):
                 moments = self._tracker.window().moments()

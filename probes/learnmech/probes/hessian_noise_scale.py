@@ -7,19 +7,23 @@ from typing import Any, ClassVar
 import torch
 
 from learnmech.observables import Status
-from learnmech.probes.context import batch_coupling
+from learnmech.probes.arguments import function
 from learnmech.probes.curvature import Operator, Unmeasurable
 from learnmech.probes.curvature.operators.choice import USELESS
 from learnmech.probes.curvature.processes import objective_in
 from learnmech.probes.curvature_probe import CurvatureProbe
-from learnmech.probes.estimators.ratio import Moments, Ratio, ratio_now, ratio_of
-from learnmech.probes.isolation import PureLoss, Refusal, Skip
+from learnmech.probes.estimators.ratio import Moments, Ratio, ratio_now
+from learnmech.probes.isolation import PureLoss, Refusal
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.noise.hessian_weighted import PIECES, WeightedParts, weighted_parts
+from learnmech.probes.noise.reasons import SUSPECTED, too_few, too_loose, with_left_out
 from learnmech.probes.noise.scale import HALF_LIFE
-from learnmech.probes.noise.split import PATIENCE, Split
+from learnmech.probes.noise.small import SmallBatches
+from learnmech.probes.noise.split import Split
+from learnmech.probes.noise.surges import Jumps
 from learnmech.probes.noise.units import PieceUnits, Units
 from learnmech.probes.noise.window import FEWEST, RESOLVED, ExponentialWindow
-from learnmech.probes.pieces import count, split
+from learnmech.probes.pieces import split
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.wire import Measurement
@@ -91,8 +95,7 @@ class HessianNoiseScale(CurvatureProbe):
         name: str | None = None,
     ) -> None:
         for argument, value in (("units", units), ("split", split)):
-            if value is not None and not callable(value):
-                raise TypeError(f"HessianNoiseScale({argument}={value!r}): expected a function of a batch, or None")
+            function(self, argument, value, "a function of a batch")
         self.half_life = half_life
         self.split = split
         self.units = units
@@ -103,7 +106,8 @@ class HessianNoiseScale(CurvatureProbe):
         """Forget the window of an earlier run."""
         super().reset()
         self._window.clear()
-        self._too_small = 0
+        self._jumps, self._begun = Jumps(), False
+        self._small = SmallBatches()
         self._units = PieceUnits(self.units)
 
     def measured(self, loss: PureLoss, view: TrainingView) -> list[Measurement]:
@@ -147,16 +151,9 @@ class HessianNoiseScale(CurvatureProbe):
         Raises:
             Refusal: It cannot be cut, or is too small several times in a row.
             Skip: It is too small.
-        """
+        """  # noqa: DOC502 (Skip is raised by SmallBatches)
         batch = self.batch_of(view)
-        examples = count(batch)
-        least = PIECES * (2 if batch_coupling(view.model) else 1)  # batch statistics of one example do not exist
-        if examples is not None and examples < least:
-            self._too_small += 1
-            if self._too_small < PATIENCE:
-                raise Skip(f"a batch of {examples} examples is too small to cut into {PIECES} pieces")
-            raise Refusal(f"A batch of {examples} examples cannot be cut into {PIECES} pieces.", "Use larger batches.")
-        self._too_small = 0
+        self._small.look(view.model, count(batch), PIECES, f"cut into {PIECES} pieces", str(PIECES))
         if self.split is None:
             try:
                 return split(batch, PIECES)
@@ -176,6 +173,9 @@ class HessianNoiseScale(CurvatureProbe):
             window.left_out += 1
             reason = f"products by {method.replace('_', ' ')} are off by about {found.error:.0%} of the Hessian"
             return self.nothing(Status.UNDETERMINED, reason)
+        if self._jumps.judge(found.trace, found.square, window.moments(), window.count):
+            window.clear()
+            self._jumps, self._begun = Jumps(), True
         window.append(found.trace, found.square)
         moments = window.moments()
         # errors of one measurement, not of the mean; the scatter of two is no error bar
@@ -189,11 +189,9 @@ class HessianNoiseScale(CurvatureProbe):
     def _scale(self, moments: Moments, method: str) -> Measurement:
         ratio = ratio_now(moments, RESOLVED)
         # a ratio of two negative numbers is positive, and no batch size
-        if ratio.determined and moments.mean_b > 0.0 and self._window.count >= FEWEST:
+        if ratio.determined and moments.mean_b > 0.0 and self._window.count >= FEWEST and not self._jumps.suspected:
             return Measurement("noise_scale_hessian", ratio.value, stderr=ratio.stderr, method=method)
-        reason = self._trouble(moments, ratio)
-        if self._window.left_out:
-            reason += f"; {self._window.left_out} measurements were left out"
+        reason = with_left_out(self._trouble(moments, ratio), self._window)
         return Measurement("noise_scale_hessian", None, status=Status.UNDETERMINED, reason=reason, method=method)
 
     def _trouble(self, moments: Moments, ratio: Ratio) -> str:
@@ -201,8 +199,10 @@ class HessianNoiseScale(CurvatureProbe):
         count = self._window.count
         if moments.mean_a == moments.mean_b == 0.0:
             return "gradients or curvature are zero"
+        if self._jumps.suspected:
+            return SUSPECTED
         if count < FEWEST:
-            return f"{count} measurement{'s' if count > 1 else ''} so far; a number takes {FEWEST}"
+            return too_few(count, "since the noise has jumped") if self._begun else too_few(count)
         if not ratio.bounded:
             bound = f": B_noise is at least {ratio.at_least:.3g}, or negative" if ratio.at_least > 0.0 else ""
             return f"G'HG is not resolved from zero over {count} measurements{bound}"
@@ -210,9 +210,4 @@ class HessianNoiseScale(CurvatureProbe):
             return "G'HG is negative beyond its error: along the gradient the loss curves down, at any batch size"
         if ratio.upper <= 0.0:
             return "tr(H Sigma) is negative beyond its error: noise lies where the loss curves down, and lowers it"
-        past = ratio_of(moments, RESOLVED)
-        if ratio.lower <= 0.0:
-            trace = "falls to" if past.lower > 0.0 else "is not resolved from"
-            return f"tr(H Sigma) {trace} zero: B_noise is at most {ratio.upper:.3g}"
-        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {RESOLVED:g} apart"
-        return f"it seems to drift: {past.value:.3g} over the window, {apart} now" if past.determined else apart
+        return too_loose(moments, ratio, RESOLVED, numerator="tr(H Sigma)", name="B_noise")

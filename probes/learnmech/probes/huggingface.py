@@ -6,10 +6,9 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
+from learnmech.probes.arguments import loss_function
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.isolation import LossFunction
 from learnmech.probes.logs import Log, checked_log
@@ -22,7 +21,8 @@ try:
     from transformers import TrainerCallback
 
     from learnmech.probes.huggingface_logs import logs_to
-    from learnmech.probes.huggingface_step import calling_trainer, loss_of, watch
+    from learnmech.probes.huggingface_loss import loss_of
+    from learnmech.probes.huggingface_step import MicroBatches, calling_trainer, hidden_by, model_of, watch
 except ImportError as error:
     raise ImportError(f"MechanicsCallback needs transformers: pip install transformers accelerate. {error}") from error
 
@@ -71,8 +71,8 @@ class MechanicsCallback(TrainerCallback):
         log: bool | Log = False,
         strict: bool = False,
     ) -> None:
-        if loss is not None and not callable(loss):
-            raise TypeError(f"loss is {loss!r}; expected a function loss(model, batch) -> scalar tensor")
+        if loss is not None:
+            loss_function("loss", loss)
         identity: Any = {"sink": sink, "run": run, "project": project, "tags": dict(tags or {}), "strict": strict}
         sizes = {"full_batch": full_batch, "dataset_size": dataset_size, "tokens_per_sample": tokens_per_sample}
         self._settings = identity | sizes | {"probes": probe_set(probes), "budget": checked_budget(budget)}
@@ -82,8 +82,7 @@ class MechanicsCallback(TrainerCallback):
         self._recorder: Recorder | None = None
         self._unwatch: Callable[[], None] | None = None
         self._given_up: Any = None
-        self._batch: Any = None
-        self._losses: list[Tensor] = []
+        self._seen = MicroBatches()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 (as it is called)
         """Begin the run, or the next attempt of the run in the checkpoint that the trainer resumes from."""
@@ -91,23 +90,20 @@ class MechanicsCallback(TrainerCallback):
         self._guard(lambda: self._begin(calling_trainer(), args, state))
 
     def _begin(self, trainer: Any, args: Any, state: Any) -> None:
-        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-            logger.warning("learnmech measures nothing: under DeepSpeed and FSDP no process has all weights")
-            return
-        wrapped: Any = trainer.model_wrapped  # by torch.compile, too, which must not trace what measures
         recorder = Recorder(
-            wrapped if isinstance(wrapped, DistributedDataParallel) else trainer.model,
+            model_of(trainer),
             trainer.optimizer,
             self._loss or loss_of(trainer),
             gradient_clip=args.max_grad_norm if args.max_grad_norm > 0 else None,
             accumulation=args.gradient_accumulation_steps,
+            precise=False if args.bf16 or args.fp16 else None,
             log=logs_to(trainer, self._log, self._settings["budget"]),
             **self._settings,
         )
         if self._key in (state.stateful_callbacks or {}):  # read from the checkpoint, whatever the trainer makes of it
             recorder.load_state_dict(state.stateful_callbacks[self._key])
-        recorder.step = state.global_step
-        self._recorder, self._batch, self._losses = recorder.__enter__(), None, []
+        recorder.step, recorder.hidden = state.global_step, hidden_by(trainer)
+        self._recorder, self._seen = recorder.__enter__(), MicroBatches()
         self._unwatch = watch(trainer, self._after_backward, self._end)
         # at any end but the good one the trainer calls nobody: what is left is the end of this object or the process
         self._given_up = weakref.finalize(self, recorder.close, RuntimeError(UNEXPLAINED))
@@ -115,8 +111,7 @@ class MechanicsCallback(TrainerCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind whatever belongs to this process and to the training under way."""
-        here: dict[str, Any] = {"_recorder": None, "_unwatch": None, "_given_up": None, "_batch": None, "_losses": []}
-        return self.__dict__ | here
+        return self.__dict__ | {"_recorder": None, "_unwatch": None, "_given_up": None, "_seen": MicroBatches()}
 
     def _end(self, error: BaseException | None) -> None:
         recorder, self._recorder = self._recorder, None
@@ -130,20 +125,17 @@ class MechanicsCallback(TrainerCallback):
     def _after_backward(self, batch: Any, loss: Tensor) -> None:
         recorder = self._recorder
         if recorder is not None:
-            self._batch = batch
+            self._guard(lambda: self._seen.add(batch, loss))
             self._guard(lambda: recorder.after_backward(batch))
-            self._guard(lambda: self._losses.append(loss.detach()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 (as it is called)
         """Measure the update, and put into the trainer's state what a checkpoint needs."""
         self._guard(lambda: self._after_step(state))
 
     def _after_step(self, state: Any) -> None:
-        batch, losses = self._batch, self._losses
-        self._batch, self._losses = None, []
+        seen, self._seen = self._seen, MicroBatches()
         if self._recorder is not None:
-            # the trainer has divided each by the number of micro-batches, or by that of all their tokens
-            self._recorder.after_step(batch, torch.stack(losses).sum() if losses else None)
+            self._recorder.after_step(seen.batch, seen.loss)
             state.stateful_callbacks[self._key] = self._recorder.state_dict()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 (as it is called)

@@ -2,16 +2,20 @@
 
 import functools
 import inspect
-import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
-from learnmech.probes.isolation import LossFunction, Refusal
+from learnmech.probes.distributed.hidden import DEEPSPEED
 
-REMEDY = "Pass MechanicsCallback(loss=...), for instance lambda model, batch: model(**batch).loss."
+FSDP = (
+    "The FSDP of transformers' Trainer hides weights and gradients from callbacks: nothing is measured under it. Use "
+    "DistributedDataParallel, or fully_shard (FSDP2) in a loop of your own with a Recorder, which are measured."
+)
 
 
 def calling_trainer() -> Trainer:
@@ -29,6 +33,19 @@ def calling_trainer() -> Trainer:
     raise LookupError("MechanicsCallback is for transformers.Trainer; in a loop of your own use a Recorder")
 
 
+def hidden_by(trainer: Any) -> str:
+    """Return why the trainer hides weights or gradients, of either version of FSDP; '' if it does not."""
+    if trainer.is_deepspeed_enabled:
+        return DEEPSPEED
+    return FSDP if trainer.is_fsdp_enabled else ""
+
+
+def model_of(trainer: Any) -> Any:
+    """Return the model to measure, in its wrapper for data parallelism if it has one."""
+    wrapped = trainer.model_wrapped  # by torch.compile, too, which must not trace what measures
+    return wrapped if isinstance(wrapped, DistributedDataParallel) else trainer.model
+
+
 def watch(trainer: Trainer, done: Callable[[Any, Tensor], None], failed: Callable[[BaseException], None]) -> Any:
     """See each micro-batch right after its backward pass: callbacks are called after clipping, if at all.
 
@@ -42,7 +59,7 @@ def watch(trainer: Trainer, done: Callable[[Any, Tensor], None], failed: Callabl
     """
     own = vars(trainer)
     found = own.get("training_step")  # of another callback, if it is one of ours
-    watched = found if isinstance(found, _Watched) else _Watched(trainer.training_step, found)
+    watched = found if isinstance(found, Watched) else Watched(trainer.training_step, found)
     own["training_step"] = watched
     listener = (done, failed)
     watched.listeners.append(listener)
@@ -58,7 +75,29 @@ def watch(trainer: Trainer, done: Callable[[Any, Tensor], None], failed: Callabl
     return unwatch
 
 
-class _Watched:
+class MicroBatches:
+    """What was seen of the micro-batches of an update.
+
+    Attributes:
+        batch: The last one.
+    """
+
+    def __init__(self) -> None:
+        self.batch: Any = None
+        self._losses: list[Tensor] = []
+
+    def add(self, batch: Any, loss: Tensor) -> None:
+        """Take note of one."""
+        self.batch = batch
+        self._losses.append(loss.detach())
+
+    @property
+    def loss(self) -> Tensor | None:
+        """The loss of the update: the trainer has divided each by how many there are, or by all their tokens."""
+        return torch.stack(self._losses).sum() if self._losses else None
+
+
+class Watched:
     """A `training_step` that tells listeners of each call: one for all callbacks of a trainer.
 
     Args:
@@ -73,6 +112,7 @@ class _Watched:
         functools.update_wrapper(self, step)
 
     def __call__(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make the step, and tell."""
         # the step may take the labels out of its own
         batch: Any = dict(inputs) if isinstance(inputs, Mapping) else inputs
         try:
@@ -84,37 +124,3 @@ class _Watched:
         for done, _ in list(self.listeners):
             done(batch, loss)
         return loss
-
-
-def _defined(trainer: Trainer, name: str) -> Any:
-    """Return what the trainer has under a name, apart from ourselves."""
-    found = inspect.getattr_static(trainer, name)
-    if isinstance(found, _Watched):
-        return inspect.getattr_static(type(trainer), name) if found.before is None else found.before
-    return found
-
-
-def loss_of(trainer: Trainer) -> LossFunction:
-    """Return the mean loss of a batch as the trainer computes it: label smoothing and `compute_loss_func` included.
-
-    Trainers that derive from it count, log or generate in their own `compute_loss` or `training_step`, outside of the
-    model: only `Trainer`'s are known to leave nothing behind.
-    """
-    changed = [
-        name
-        for name in ("compute_loss", "training_step", "compute_loss_context_manager")
-        if _defined(trainer, name) is not inspect.getattr_static(Trainer, name)
-    ]
-    alive = weakref.ref(trainer)  # what ends a run that was given up must not keep its trainer
-
-    def loss(model: Any, batch: Any) -> Tensor:
-        found = alive()
-        if changed or found is None:
-            reason = (
-                f"{type(found).__name__} has {' and '.join(changed)} of its own, which may change more than a model."
-            )
-            raise Refusal(reason, REMEDY)
-        value: Any = found.compute_loss(model, batch)  # without num_items_in_batch: the mean over this batch
-        return cast("Tensor", value)
-
-    return loss

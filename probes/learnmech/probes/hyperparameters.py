@@ -6,6 +6,8 @@ that it was in force at.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
+from operator import is_
 from typing import Any
 
 from torch import Tensor
@@ -47,7 +49,13 @@ Settings = dict[str, "float | Tensor"]
 
 
 def settings_of(optimizer: Optimizer, group: Mapping[str, Any]) -> Settings:
-    """Return the declared hyperparameters of one parameter group, without waiting for a device."""
+    """Return the declared hyperparameters of one parameter group, without waiting for a device.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
+    >>> settings_of(optimizer, optimizer.param_groups[0])["momentum"]
+    0.9
+    """
     found: Settings = {}
     for key, name in _KEYS.items():
         value: Any = group.get(key)
@@ -75,19 +83,8 @@ def filled(groups: Sequence[Settings], numbers: Sequence[float]) -> list[dict[st
     return [{k: read[id(v)] if isinstance(v, Tensor) else v for k, v in settings.items()} for settings in groups]
 
 
-def of_group(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, float]:
-    """Return the declared hyperparameters of one parameter group; waits for the device if one of them is there.
-
-    >>> import torch
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
-    >>> of_group(optimizer, optimizer.param_groups[0])["momentum"]
-    0.9
-    """
-    return {name: float(value) for name, value in settings_of(optimizer, group).items()}
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def _on_host(value: Any) -> "float | Tensor":
@@ -102,6 +99,13 @@ def _raw(group: Mapping[str, Any]) -> Iterator[Any]:
             yield from value
         else:
             yield value
+
+
+def _mark(value: Any) -> object:
+    """Return what two values are told apart by: numbers of NumPy, and arrays, must not be compared with whatever."""
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    return float(value) if isinstance(value, Real) else value if value is None else id(value)
 
 
 class Hyperparameters:
@@ -119,6 +123,9 @@ class Hyperparameters:
     def __init__(self, optimizers: Sequence[Optimizer], names: Mapping[int, str]) -> None:
         self._optimizers = optimizers
         self._names = names
+        self._last: tuple[list[object], list[int]] = ([], [])
+        self._before = self._last
+        self._rates: list[int] = []
         self._fingerprint: list[object] = []
         self._kept: list[Tensor] = []
         self._moving: list[Tensor] = []
@@ -141,6 +148,46 @@ class Hyperparameters:
             }
         return self._by_name
 
+    def _untouched(self) -> bool:
+        """Tell whether the very objects are there that were there before: all that is looked at on most steps."""
+        now: list[object] = []
+        sizes: list[int] = []
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                now += group.values()
+                sizes.append(len(group["params"]))
+                betas = group.get("betas")
+                if isinstance(betas, list):  # it may be written to
+                    now += betas
+        last, self._last = self._last, (now, sizes)
+        self._before = last
+        return not self._kept and sizes == last[1] and len(now) == len(last[0]) and all(map(is_, now, last[0]))
+
+    def _rate(self) -> Any:
+        """Return the learning rate if nothing but this has changed, to one plain number: a schedule, at every step."""
+        (before, sizes), (now, others) = self._before, self._last
+        if self._kept or self._moving or "learning_rate" in self._apart:
+            return None
+        if sizes != others or not all(sizes) or len(before) != len(now) or not self._rates:
+            return None
+        first = now[self._rates[0]]
+        if any(type(now[place]) is not float or now[place] != first for place in self._rates):
+            return None
+        rest = (pair for place, pair in enumerate(zip(now, before, strict=True)) if place not in self._rates)
+        return first if all(new is old for new, old in rest) else None
+
+    def _places(self) -> list[int]:
+        """List where `_untouched` has the learning rates; none unless each group has one."""
+        found, begin = [], 0
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                if "lr" not in group:
+                    return []
+                found.append(begin + list(group).index("lr"))
+                betas = group.get("betas")
+                begin += len(group) + (len(betas) if isinstance(betas, list) else 0)
+        return found
+
     def read(self, submit: Submit, record: Callable[[list[Measurement]], None]) -> None:
         """Look at the hyperparameters, and record those that changed since the last call.
 
@@ -149,8 +196,17 @@ class Hyperparameters:
                 there are none. `Readback.submit` does.
             record: Takes the measurements, at once or later.
         """
+        if self._untouched():
+            return
+        rate = self._rate()
+        if rate is not None:
+            self._fingerprint, self._by_name = [], None
+            self._groups = [values | {"learning_rate": rate} for values in self._groups]
+            record(self._changes.note("learning_rate", rate))
+            return
         if not self._differ():
             return
+        self._rates = self._places()
         groups = [(optimizer, group) for optimizer in self._optimizers for group in optimizer.param_groups]
         settings = [settings_of(optimizer, group) for optimizer, group in groups]
         used = [k for k, (_, group) in enumerate(groups) if group["params"]]
@@ -176,7 +232,7 @@ class Hyperparameters:
     def _differ(self) -> bool:
         """Tell whether a hyperparameter may have changed; tensors by identity and version, so that none is read."""
         raw = [value for optimizer in self._optimizers for group in optimizer.param_groups for value in _raw(group)]
-        now: list[object] = [(id(value), value._version) if isinstance(value, Tensor) else value for value in raw]
+        now = [_mark(value) for value in raw]
         if now == self._fingerprint:
             return False
         self._fingerprint = now

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from learnmech.probes.arguments import loss_function
 from learnmech.probes.budget import checked_budget
 from learnmech.probes.isolation import LossFunction
 from learnmech.probes.lightning_run import Attempt, begin
@@ -81,8 +82,8 @@ class MechanicsMonitor(_Callback):  # type: ignore[misc]  # its bases are what c
         strict: bool = False,
     ) -> None:
         super().__init__()
-        if loss is not None and not callable(loss):
-            raise TypeError(f"loss is {loss!r}; expected a function loss(model, batch) -> scalar tensor")
+        if loss is not None:
+            loss_function("loss", loss)
         self.probes = probe_set(probes)
         self.sink = sink
         self.run = run

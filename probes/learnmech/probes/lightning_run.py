@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from learnmech.probes.beside import engine_beside
 from learnmech.probes.context import WAITS, describe, waits_for_others
-from learnmech.probes.distributed import Peers, companions, is_sharded
-from learnmech.probes.distributed.fsdp import SHARDED
+from learnmech.probes.distributed import Peers, companions, hidden, why_not_alone
+from learnmech.probes.distributed.hidden import told
 from learnmech.probes.engine import Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, Refusal, Source, TrainingStepSource, refuse_unreplayable
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.logs import Logs, Paced, logs_of
 from learnmech.probes.opening import Destination, Opened, opened
-from learnmech.probes.pieces import count
+from learnmech.probes.precision import uses_tf32
 from learnmech.probes.self_test import SelfTest
 from learnmech.probes.watching import expect
 
@@ -36,14 +37,7 @@ def _strategy(trainer: Any) -> str:
 
 def _is_precise(trainer: Any, device: torch.device) -> bool:
     """Tell whether the step computes in float32 or better throughout."""
-    if str(trainer.precision).startswith(("16", "bf16", "transformer-engine")):
-        return False
-    if device.type != "cuda":
-        return True
-    try:
-        return not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
-    except RuntimeError:  # torch refuses to answer where the newer settings of precision are in use
-        return False
+    return not str(trainer.precision).startswith(("16", "bf16", "transformer-engine")) and not uses_tf32(device)
 
 
 def _dataset_size(trainer: Any) -> int | None:
@@ -146,11 +140,12 @@ class Attempt:
 
     def batch_end(self, trainer: Any, module: nn.Module, outputs: Any, batch: Any, index: int) -> None:
         """Count a micro-batch; measure the update if it was the last of one."""
-        automatic = trainer.lightning_module.automatic_optimization
-        divided = trainer.accumulate_grad_batches if automatic else 1
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        accumulates = self._accumulation > 1 and trainer.lightning_module.automatic_optimization
+        divided = self._accumulation if accumulates else 1
+        loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            self._losses.append(loss.detach() if divided == 1 else loss.detach() * divided)
+            loss = loss.detach() if loss.requires_grad else loss  # Lightning has done it, as a rule
+            self._losses.append(loss if divided == 1 else loss * divided)
         self._examples.append(count(batch))
         self.engine.disarm()
         if trainer.global_step == self._step:
@@ -225,15 +220,18 @@ def begin(
         logger.info("learnmech measures nothing under Trainer(barebones=True)")
         return None
     step = trainer.global_step
-    peers = companions(trainer.strategy.model)
+    hiding = hidden(trainer.strategy.model, trainer.optimizers, trainer.strategy)
+    peers = None if hiding else companions(trainer.strategy.model)
     expect(monitor.probes, trainer.accumulate_grad_batches, 1 if peers is None else peers.size)
     if trainer.global_rank != 0:
         return _begin_beside(monitor, trainer, module, progress, peers)
     goes_on = bool(progress.get("run_id")) and (loaded or step >= int(progress.get("step", 0)) > 0)
-    context = describe(module, trainer.optimizers) | _trainer_context(trainer) | {"budget": monitor.budget}
-    attempt = opened(_destination(monitor, trainer), context, progress if goes_on else {}, step, keep=_keeps(trainer))
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    precise = _is_precise(trainer, device)
+    said = told(describe(module, trainer.optimizers), hiding)
+    context = said | _trainer_context(trainer) | {"budget": monitor.budget}
+    asked = monitor.probes if peers is None and not hiding else ()  # several processes would not agree on the step
+    progress = progress if goes_on else {}
+    attempt = opened(_destination(monitor, trainer), context, progress, step, keep=_keeps(trainer), probes=asked)
+    precise = _is_precise(trainer, next((p.device for p in module.parameters()), torch.device("cpu")))
     refusal = _why_not_replayable(trainer, module, monitor.loss is not None)
     engine = Engine(
         module,
@@ -255,8 +253,10 @@ def begin(
         if peers is not None:
             expect(monitor.probes, 1, 1)
     elif monitor.loss is not None:
-        refusal = SHARDED if is_sharded(module) else ""
-    if refusal:
+        refusal = why_not_alone(module)
+    if hiding:
+        engine.runner.refuse(monitor.probes, step, hiding)
+    elif refusal:
         engine.refuse_replays(step, refusal)
     return Attempt(engine, attempt, monitor.loss)
 

@@ -24,6 +24,9 @@ PREFIX = "learnmech/"
 LIMIT = 3
 """Failures in a row after which a logger is left alone, as a probe is: fewer may be a network's hiccup."""
 
+SHARE = 0.01
+"""Share of the time where the run has no budget, which is the probes': the default budget."""
+
 WAITING = 256
 """Steps that wait for a slow function: what one that takes 20 ms has done in the 5 seconds at the end of a run."""
 
@@ -91,10 +94,11 @@ class Behind(Logs):
     def _begin(self) -> None:
         self._queue: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
         self._dropped = 0
+        self._failures = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind whatever belongs to this process."""
-        return {"_log": self._log, "_failures": self._failures, "_thread": None}
+        return {"_log": self._log, "_thread": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin as if new."""
@@ -138,6 +142,7 @@ class Behind(Logs):
             logger.warning(
                 "log= was too slow: learnmech did not pass on %d steps, the oldest that waited", self._dropped
             )
+        self._begin()  # another run may come
 
 
 class Paced(Logs):
@@ -147,12 +152,12 @@ class Paced(Logs):
 
     Args:
         log: `log(values, step)`.
-        share: Share of the time that it may take: after a call it is silent until the call has been earned.
+        share: Share of the time that it may take: after a call it is silent until the call has been earned. 0: `SHARE`.
     """
 
     def __init__(self, log: Log, share: float) -> None:
         super().__init__(log)
-        self._share = share
+        self._share = share or SHARE
         self._waiting: dict[str, tuple[int, float]] = {}
         self._next = -math.inf
 
@@ -167,7 +172,7 @@ class Paced(Logs):
         for step in sorted({step for step, _ in waiting.values()}):
             self._pass_on(step, {name: value for name, (at, value) in waiting.items() if at == step})
         spent = time.perf_counter() - begin
-        self._next = begin + max(INTERVAL, spent / self._share if self._share else math.inf)
+        self._next = begin + max(INTERVAL, spent / self._share)
 
     def end(self) -> None:
         """Log what waits."""

@@ -21,6 +21,11 @@ class LossScale:
         self._scaler: Any = scaler
         self._known = 1.0 if clips else None
 
+    @property
+    def scales(self) -> bool:
+        """Whether there is a scaler that is in use."""
+        return self._scaler is not None and bool(self._scaler.is_enabled())
+
     def of_loss(self) -> Tensor | float | None:
         """Return what the loss is multiplied by; None if that is not known."""
         if self._scaler is None:

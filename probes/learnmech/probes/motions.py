@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from learnmech.probes.distributed.fsdp import is_shard, local
 from learnmech.probes.distributed.shares import surplus
 from learnmech.probes.estimators import Motion, gradient_sums, update_sums
 from learnmech.probes.estimators.weights import real_numbers
+from learnmech.probes.hyperparameters import is_decoupled
 from learnmech.probes.isolation import Refusal, Skip
 from learnmech.probes.probe import TrainingView
 
@@ -26,12 +27,15 @@ class GradientSums:
         sums: |g|^2 and <w, g> of every held tensor, in their order; zeros where there is none. [tensors, 2]
         scale: What the gradient is multiplied by.
         method: How it was seen, if not before clipping.
+        tensors: The gradients themselves with their versions, to see whether they are changed before the update; none
+            if that does not matter.
     """
 
     names: frozenset[str]
     sums: Tensor
     scale: Tensor | float
     method: str
+    tensors: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
 
 
 def seen(view: TrainingView, before: Mapping[str, Tensor]) -> GradientSums | None:
@@ -49,7 +53,26 @@ def seen(view: TrainingView, before: Mapping[str, Tensor]) -> GradientSums | Non
     if not names:
         return None
     sums = gradient_sums(_row(before, before, names), _row(parts, before, names))
-    return GradientSums(names, sums, view.gradient_scale, view.gradient_method)
+    matters = not all(is_decoupled(o, group) for o in view.optimizers for group in o.param_groups)
+    tensors = {name: (gradients[name], gradients[name]._version) for name in names} if matters else {}
+    return GradientSums(names, sums, view.gradient_scale, view.gradient_method, tensors)
+
+
+def _applied(view: TrainingView, before: Mapping[str, Tensor], gradient: GradientSums) -> Tensor | None:
+    """Return the sums of the gradient as the optimizer got it, unscaled; None if it is as it was seen.
+
+    [tensors, 2], as in `GradientSums`. Clipping, and taking out a loss scale, write to it or put another in its place.
+    """
+    last = {name: _last(view.parameters.get(name), g) for name, (g, _) in gradient.tensors.items()}
+    # clipping shards does not count their versions
+    same = [last[n] is g and g._version == version and not is_shard(g) for n, (g, version) in gradient.tensors.items()]
+    return None if all(same) else gradient_sums(_row(before, before, last), _row(_parts(last), before, last))
+
+
+def _last(parameter: Tensor | None, gradient: Tensor) -> Tensor:
+    """Return the gradient that a parameter was updated by: one that was taken away since is as it was left."""
+    now = None if parameter is None else parameter.grad
+    return now if now is not None and _fits(now, gradient) else gradient
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,6 +98,7 @@ class Motions:
         names: Those of them that are still there.
         sizes: How many real numbers each has, in all processes together.
         gradient: What was seen of the gradient.
+        changed: Whether the gradient was changed after that; then its sums as the optimizer got it are there too.
         values: What is to be read back.
     """
 
@@ -82,14 +106,19 @@ class Motions:
     names: Sequence[str]
     sizes: Mapping[str, int]
     gradient: GradientSums | None
+    changed: bool
     values: Sequence[Tensor]
 
     def read(self, numbers: Sequence[float]) -> dict[str, Motion]:
-        """Put together what was read back."""
+        """Put together what was read back, with the gradient as it was seen."""
         count, gradient = len(self.held), self.gradient
         scale = 1.0
         if gradient is not None:
-            scale = float(gradient.scale) if isinstance(gradient.scale, float | int) else numbers[5 * count]
+            scale = (
+                float(gradient.scale)
+                if isinstance(gradient.scale, float | int)
+                else numbers[sum(v.numel() for v in self.values) - 1]
+            )
             scale = scale if scale > 0.0 else math.nan
         kept = set(self.names)
         found = {}
@@ -102,6 +131,21 @@ class Motions:
                 continue
             g, slope = numbers[3 * count + 2 * i : 3 * count + 2 * i + 2]
             found[name] = Motion(self.sizes[name], w, s, along, g / (scale * scale), slope / scale, 1)
+        return found
+
+    def applied(self, seen: Mapping[str, Motion], numbers: Sequence[float]) -> dict[str, Motion]:
+        """Return what `read` found with the gradient as the optimizer got it; one that was cleared since was not seen.
+
+        Args:
+            seen: What `read` found.
+            numbers: What was read back.
+        """
+        found = dict(seen)
+        for i, name in enumerate(self.held if self.changed else ()):
+            if name in found and found[name].gradients:
+                g, slope = numbers[5 * len(self.held) + 2 * i :][:2]
+                cleared = g == 0.0 < found[name].gradient_sq
+                found[name] = replace(found[name], gradient_sq=g, along_gradient=slope, gradients=0 if cleared else 1)
         return found
 
 
@@ -131,23 +175,25 @@ def compared(view: TrainingView, before: Mapping[str, Tensor], gradient: Gradien
         return None
     sizes = {name: real_numbers(view.parameters[name]) for name in names}
     values = [update_sums(_row(before, before, sizes), _row(after, before, sizes))]
+    applied = None
     if gradient is not None:
-        values.append(gradient.sums)
+        applied, gradient = _applied(view, before, gradient), replace(gradient, tensors={})
+        values += [gradient.sums] if applied is None else [gradient.sums, applied]
     if sharded:
         values = [_added_up(view, list(before), values)]
     if gradient is not None and isinstance(gradient.scale, Tensor):
         values.append(gradient.scale)
-    return Motions(list(before), names, sizes, gradient, values)
+    return Motions(list(before), names, sizes, gradient, applied is not None, values)
 
 
 def _added_up(view: TrainingView, before: Sequence[str], values: Sequence[Tensor]) -> Tensor:
     """Add up over processes what each has of the sums; a tensor that several hold counts once."""
     others = set(surplus(view.parameters, view.process, view.processes))
-    rows = torch.zeros(len(before), 5, dtype=values[0].dtype, device=values[0].device)
-    for first, part in zip((0, 3), values, strict=False):
+    rows = torch.zeros(len(before), 7, dtype=values[0].dtype, device=values[0].device)
+    for first, part in zip((0, 3, 5), values, strict=False):
         rows[:, first : first + part.shape[1]] = part
     for index, name in enumerate(before):
         if name in others:
             rows[index] = 0.0
-    whole = view.total(rows.reshape(-1)).view(-1, 5)
-    return torch.cat([whole[:, :3].reshape(-1), whole[:, 3:].reshape(-1)])
+    whole = view.total(rows.reshape(-1)).view(-1, 7)
+    return torch.cat([whole[:, first:last].reshape(-1) for first, last in ((0, 3), (3, 5), (5, 7))])

@@ -7,17 +7,9 @@ from torch import Tensor
 
 from learnmech.probes.isolation import Refusal
 from learnmech.probes.isolation.batch import rebuild, tensors
-from learnmech.probes.isolation.counting import examples
+from learnmech.probes.isolation.counting import count
 
 REMEDY = "Pass GradientNoiseScale(split=...), a function split(batch, pieces) that returns a list of smaller batches."
-
-
-def count(batch: Any) -> int | None:
-    """Return how many examples a batch holds, None where no tensor in it tells."""
-    try:
-        return examples(batch)
-    except ValueError:
-        return None
 
 
 def sizes(total: int, pieces: int) -> list[int]:

@@ -27,10 +27,13 @@ class Readback:
 
     On CUDA each submission is one asynchronous copy into pinned memory and an event; `poll` hands over what has
     arrived. On other devices reading does not have to wait, and the numbers are handed over at once.
+
+    Attributes:
+        queue: What is on its way.
     """
 
     def __init__(self) -> None:
-        self._queue: deque[_Copy] = deque()
+        self.queue: deque[_Copy] = deque()
 
     def submit(self, values: Sequence[Tensor], then: Then) -> None:
         """Read tensors, and call `then` with their elements, now or at a later `poll`.
@@ -53,17 +56,17 @@ class Readback:
         cuda: Any = torch.cuda  # its Event is not typed
         event = cuda.Event()
         event.record(torch.cuda.current_stream(device))
-        self._queue.append(_Copy(host, row, event, then))
+        self.queue.append(_Copy(host, row, event, then))
 
     def poll(self) -> None:
         """Hand over what has arrived."""
-        while self._queue and self._queue[0].event.query():
-            copy = self._queue.popleft()
+        while self.queue and self.queue[0].event.query():
+            copy = self.queue.popleft()
             copy.then(copy.host.tolist())
 
     def drain(self) -> None:
         """Wait for the device and hand over everything."""
-        while self._queue:
-            copy = self._queue.popleft()
+        while self.queue:
+            copy = self.queue.popleft()
             copy.event.synchronize()
             copy.then(copy.host.tolist())

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from learnmech.probes.accumulating import Accumulating
-from learnmech.probes.arguments import whole
+from learnmech.probes.arguments import loss_function, whole
 from learnmech.probes.beside import engine_beside
 from learnmech.probes.budget import checked_budget
-from learnmech.probes.context import WAITS, describe, distributed, waits_for_others
+from learnmech.probes.context import describe, distributed
 from learnmech.probes.curvature.preconditioners import wrappers
-from learnmech.probes.distributed import companions, is_sharded
-from learnmech.probes.distributed.fsdp import SHARDED
-from learnmech.probes.distributed.group import may_end_early
+from learnmech.probes.distributed import companions, hidden, why_not_alone
+from learnmech.probes.distributed.group import ENDS_EARLY, may_end_early
+from learnmech.probes.distributed.hidden import told
 from learnmech.probes.engine import AT_STEP, Engine
 from learnmech.probes.facts import Update
 from learnmech.probes.isolation import FunctionSource, LossFunction
@@ -25,6 +25,7 @@ from learnmech.probes.isolation.source import unwrapped
 from learnmech.probes.logs import Log, Logs, logs_of
 from learnmech.probes.loss_scale import LossScale
 from learnmech.probes.opening import Destination, Opened, opened
+from learnmech.probes.precision import computed_in_half, uses_tf32
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK
@@ -33,12 +34,6 @@ from learnmech.probes.termination import GRACE
 from learnmech.probes.watching import expect
 
 logger = logging.getLogger("learnmech.probes")
-
-
-ENDS_EARLY = (
-    "Processes may run out of data one after the other (torch.distributed.algorithms.Join): one that has cannot "
-    "measure with the others."
-)
 
 
 class Recorder:
@@ -88,6 +83,9 @@ class Recorder:
         gradient_clip: Bound at which the loop clips the gradient: laws of the plain update do not apply then.
         log: `log(values, step)`, to pass numbers on to a logger as well, as `learnmech/sharpness` and so on; called in
             a thread of its own, after the step.
+        precise: False where half precision or TF32 is in the training step, so that less is concluded from small
+            numbers; None to find out: TF32, an enabled scaler, and what the graph of the first `loss` shows, if it is
+            passed to `after_step` with its graph.
         strict: True to raise what is otherwise recorded; for tests.
     """
 
@@ -110,13 +108,14 @@ class Recorder:
         scaler: "torch.amp.GradScaler | None" = None,
         gradient_clip: float | None = None,
         log: Log | Logs | None = None,
+        precise: bool | None = None,
         strict: bool = False,
     ) -> None:
-        if not callable(loss_fn):
-            raise TypeError(f"loss_fn is {loss_fn!r}; expected a function loss_fn(model, batch) -> scalar tensor")
+        loss_function("loss_fn", loss_fn)
         if accumulation is not None:
             whole("Recorder", "accumulation", accumulation, 1, 1)
         self.step = 0
+        self.hidden = ""  # why weights cannot be seen, where the adapter of a trainer knows
         self._wrapped = model
         self._model = unwrapped(model)
         self._optimizer = wrappers.unwrapped(optimizer)
@@ -131,6 +130,7 @@ class Recorder:
         self._accumulating = Accumulating(accumulation)
         self._loss_scale = LossScale(self._optimizer, scaler, clips=bool(gradient_clip))
         self._gradient_clip = gradient_clip
+        self._precise = precise
         self._strict = strict
         self._resumed: dict[str, Any] = {}
         self._engine: Engine | None = None
@@ -159,7 +159,8 @@ class Recorder:
 
     def _begin(self) -> None:
         rank, world_size = distributed()
-        peers = companions(self._wrapped)
+        self.hidden = self.hidden or hidden(self._wrapped, [self._optimizer])
+        peers = None if self.hidden else companions(self._wrapped)
         self._processes = 1 if peers is None else peers.size  # each of them has a batch like this one's
         self._accumulating.begin(fixed=True)  # what was told of an update of an earlier run
         expect(self._probes, self._accumulating.expected, self._processes)
@@ -169,10 +170,13 @@ class Recorder:
             self._signals = Signals(self._probes)
             self._watch_updates()
             return
-        context = describe(self._model, [self._optimizer]) | {"framework": "torch", "world_size": world_size}
+        said = told(describe(self._model, [self._optimizer]), self.hidden)
+        context = said | {"framework": "torch", "world_size": world_size}
         if self._gradient_clip:
             context["gradient_clip"] = self._gradient_clip
-        self._opened = opened(self._destination, context | {"budget": self._budget}, self._resumed, self.step)
+        context["budget"] = self._budget
+        asked = () if peers or self.hidden else self._probes  # several processes would not agree on the step
+        self._opened = opened(self._destination, context, self._resumed, self.step, probes=asked)
         self._engine = Engine(
             self._model,
             [self._optimizer],
@@ -184,33 +188,44 @@ class Recorder:
         )
         if not self._engine.join(peers) and peers is not None:
             expect(self._probes, 1, 1)  # the gradient is a mean over processes of which one alone knows its own part
-        if waits_for_others(self._model):
-            self._engine.refuse_replays(self.step, WAITS)
-        elif is_sharded(self._model):
-            self._engine.refuse_replays(self.step, SHARDED)
+        if self.hidden:
+            self._engine.runner.refuse(self._probes, self.step, self.hidden)
+        elif reason := why_not_alone(self._model):
+            self._engine.refuse_replays(self.step, reason)
         self._signals = Signals(self._probes, self._terminated)
         self._watch_updates()
 
     def _watch_updates(self) -> None:
         if self._engine is None:
             return
+        if self._precise is False or (self._precise is None and self._is_coarse()):
+            self._engine.imprecise()
         if hasattr(self._optimizer, "register_step_pre_hook"):
             self._hook = self._optimizer.register_step_pre_hook(self._before_step)
         else:
             self._prepare_next()
         self._engine.before_backward(self.step)
 
+    def _is_coarse(self) -> bool:
+        device = next((parameter.device for parameter in self._model.parameters()), torch.device("cpu"))
+        return self._loss_scale.scales or uses_tf32(device)
+
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See weights, gradient and hyperparameters of an update right before it is made."""
+        if self._prepared:
+            if self._engine is not None:
+                self._engine.at_update(self.step)
+            return
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
-        if not self._prepared:
-            # a closure computes the gradient inside the step: what is there now belongs to the step before
-            self._prepare(gradients=closure is None, method=AT_STEP)
+        # a closure computes the gradient inside the step: what is there now belongs to the step before
+        self._prepare(gradients=closure is None, method=AT_STEP)
 
-    def _prepare(self, *, gradients: bool, method: str = "") -> None:
+    def _prepare(self, *, gradients: bool, method: str = "", announced: bool = False) -> None:
         if self._engine is not None:
             scale = self._loss_scale
-            self._engine.before_update(self.step, gradients, method, scale.in_gradient, scale.of_loss)
+            self._engine.before_update(
+                self.step, gradients, method, scale.in_gradient, scale.of_loss, announced=announced
+            )
             self._prepared = True
 
     def _prepare_next(self) -> None:
@@ -230,7 +245,7 @@ class Recorder:
             return
         self._engine.after_backward(self.step, batch)
         self._accumulating.add(batch)
-        self._prepare(gradients=True)
+        self._prepare(gradients=True, announced=self._hook is not None)
 
     def after_step(self, batch: Any, loss: Tensor | float | None = None) -> None:
         """Tell that the weights were updated, and measure what is due.
@@ -243,6 +258,10 @@ class Recorder:
         if engine is None:
             self.step += 1
             return
+        if self._precise is None and isinstance(loss, Tensor):
+            self._precise = not computed_in_half(loss)
+            if not self._precise:
+                engine.imprecise()
         if engine.joined and may_end_early(self._wrapped):
             engine.refuse_together(self.step, ENDS_EARLY)
         engine.after_update(self.step, lambda: self._update(batch, loss), self._source, gradients=not self._prepared)
@@ -256,9 +275,10 @@ class Recorder:
         engine.before_backward(self.step)
 
     def _update(self, batch: Any, loss: Tensor | float | None) -> Update:
-        detached = loss.detach() if isinstance(loss, Tensor) else loss
         pieces, examples, last = self._accumulating.of_update(batch)
-        return Update(detached, batch, None if examples is None else examples * self._processes, last, pieces)
+        # how many processes make an update, only their wrapper knows where it hides weights
+        total = None if examples is None or self.hidden else examples * self._processes
+        return Update(loss, batch, total, last, pieces)
 
     def _source(self) -> FunctionSource:
         return FunctionSource(self._model, self._loss_fn, [self._optimizer])

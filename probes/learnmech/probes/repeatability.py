@@ -15,7 +15,7 @@ from torch import Tensor
 from learnmech.probes.distributed import Peers
 from learnmech.probes.distributed.isolation import isolated_together
 from learnmech.probes.isolation import PureLoss, Refusal, Source
-from learnmech.probes.pieces import count
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.self_test import Verdict
 
 TOLERANCE = 1e-5

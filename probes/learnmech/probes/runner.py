@@ -78,11 +78,22 @@ class Runner:
                 with self.charges.of(probe.name, new=False), self._streams(probe):
                     arm(view)
             except Exception as error:
+                if isinstance(error, Skip):  # a use: what is always skipped would be tried at every step
+                    self.governor.charge(probe.name, 0.0)
                 if not self.agenda.together(probe):
                     raise
                 self._unarmed[probe.name] = _told(error)
             outcome.append(True)
         return bool(outcome)
+
+    def tell(self, probe: Probe, what: Callable[[], None]) -> None:
+        """Tell a probe what it watches; if it fails at that, so does its measurement, which would lack something."""
+        try:
+            what()
+        except Exception as error:
+            if self._strict:
+                raise
+            self._unarmed[probe.name] = self._unready[probe.name] = _told(error)
 
     def prepare(self, probe: Probe, view: TrainingView, *, again: bool = False) -> bool:
         """Let a probe look at the weights before an update; tell whether it is ready to measure.
@@ -145,10 +156,19 @@ class Runner:
         if peers is None or not self.agenda.together(probe):
             yield
             return
-        with peers.together():
-            yield
+        try:
+            with peers.together():
+                yield
+                if probe.schedule is None:
+                    self.agenda.agree(probe, step, peers)
+        except Skip:  # in every process alike; else they would try again at every step, whatever it costs
             if probe.schedule is None:
                 self.agenda.agree(probe, step, peers)
+            raise
+
+    def flush(self) -> None:
+        """Hand over what was recorded."""
+        self._writer.flush()
 
     def _notice(self, probe: Probe, step: int) -> None:
         """Pass on what a probe has to say once, such as by which method it measures and why not by a better one."""

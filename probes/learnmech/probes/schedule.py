@@ -11,7 +11,11 @@ _HEARD = signals.valid_signals() - {getattr(signals, name, None) for name in ("S
 
 
 class Schedule:
-    """Steps at which to measure, whatever it costs. A schedule of your own defines `latest` and has a telling repr."""
+    """Steps at which to measure, whatever it costs. A schedule of your own defines `latest` and has a telling repr.
+
+    What several processes measure together needs a schedule of ours: where yours says something else in one of them,
+    the others would wait for it.
+    """
 
     def latest(self, step: int) -> int:
         """Return the last scheduled step up to `step`; -1 if there is none."""
@@ -154,11 +158,26 @@ class OnDemand(Schedule):
         """Forget the requests that an earlier run has answered; one that waits is for the next run."""
         self._asked = -1
 
+    def due(self, step: int, since: int) -> bool:
+        """Tell whether it was asked for; a request in a step that was looked at already is for the next one."""
+        return step > since and self.latest(step) > since
+
     def latest(self, step: int) -> int:
         """Return the step at which the last request was seen; -1 if there has been none."""
         if self._waits:
             self._waits, self._asked = False, step
         return self._asked
+
+
+def alike(schedule: Schedule | None) -> bool:
+    """Tell whether a schedule says the same in every process: not what is asked for, nor what a user's class decides.
+
+    Without a schedule the first process decides for all.
+
+    >>> alike(every(5)), alike(None), alike(on_demand())
+    (True, True, False)
+    """
+    return schedule is None or type(schedule) in (Every, At, LogSpaced)
 
 
 def every(n: int, start: int = 0) -> Every:

@@ -49,9 +49,10 @@ def decay_share(scope: str, whole: Motion, parts: Sequence[Part]) -> list[Measur
     Decoupled |eta lambda w| / |s|; else |lambda w| / |g + lambda w| with |g + lambda w|^2 = |g|^2 + 2 lambda <w, g> +
     lambda^2 |w|^2, where decay is part of the gradient.
     """
-    decaying = [(motion, rule) for motion, rule in parts if rule is not None and rule.decay]
-    if not decaying:
+    declared = [(motion, rule) for motion, rule in parts if rule is not None and rule.decay]
+    if not declared:
         return []
+    decaying = [(motion, rule) for motion, rule in declared if _moves(motion)]
     kinds = {rule.decoupled for _, rule in decaying}
     if len(kinds) > 1:
         return [_ratio("weight_decay_share", math.nan, scope, "decay is decoupled for some of these weights only")]
@@ -102,6 +103,8 @@ class Dissipation:
         """
         left, right = [], []
         for motion, rule in parts:
+            if not _moves(motion):
+                continue
             factor = None if rule is None else rule.dissipation
             if rule is None or factor is None:
                 return "there is such a relation for torch.optim.SGD without Nesterov momentum only"
@@ -110,7 +113,7 @@ class Dissipation:
             left.append(rule.sign * motion.along_gradient + rule.decay * motion.weight_sq)
             right.append(factor * motion.update_sq)
         if not any(motion.gradients for motion, _ in parts):
-            return "the gradient was not seen: call after_backward"
+            return "the gradient was not seen, or cleared before after_step: call after_backward"
         window = self._windows.setdefault(scope, ExponentialWindow(self._half_life))
         sides = summed(left), summed(right)
         if not all(map(math.isfinite, sides)):
@@ -125,6 +128,11 @@ class Dissipation:
         reason = "one measurement has no error bar" if window.count < 2 else "|s|^2 is not resolved from zero"
         status = Status.UNDETERMINED
         return [Measurement("fluctuation_dissipation", value, scope=scope, status=status, reason=reason, method=method)]
+
+
+def _moves(motion: Motion) -> bool:
+    """Tell whether an optimizer did not pass over a tensor, its decay too, because there was no gradient."""
+    return motion.gradients > 0 or motion.update_sq != 0.0
 
 
 def _root(numerator: float, denominator: float) -> float:

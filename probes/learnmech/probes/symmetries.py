@@ -17,7 +17,7 @@ from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.probes.symmetry.account import Drift, Opened, close_account, open_account
 from learnmech.probes.symmetry.candidates import candidates
-from learnmech.probes.symmetry.certificates import LOOKS, Certificates, publish
+from learnmech.probes.symmetry.certificates import LOOKS, REFUSALS, Certificates, publish
 from learnmech.probes.symmetry.group import Group, Kind
 from learnmech.probes.symmetry.optimizers import Updates, updates_of
 from learnmech.probes.symmetry.report import count_measurements, drift_measurements, residual_measurements
@@ -36,6 +36,7 @@ class _Look:
     groups: list[Group]
     residuals: list[Tensor]
     precisions: list[Precision]
+    floors: list[float]
     accounts: list[Opened]
     updates: Updates
     gradients: dict[str, tuple[Tensor, int]]
@@ -112,6 +113,7 @@ class Symmetries(BaseProbe):
         self._held: Mapping[str, Tensor] | None = None
         self._changes = Changes()
         self._tests = RescalingTests()
+        self._failed = 0
 
     def prepare(self, view: TrainingView) -> None:
         """Look at the gradient while it is there.
@@ -120,7 +122,10 @@ class Symmetries(BaseProbe):
             Refusal: All parameters are sharded.
         """
         if view.parameters and all(map(is_shard, view.parameters.values())):
-            raise Refusal("Parameters are sharded over processes, and sharded symmetries are not measured yet.")
+            raise Refusal(
+                "Parameters are sharded over processes, and sharded symmetries are not measured yet.",
+                "WeightDynamics finds the scale-invariant weights among them.",
+            )
         self._find(view)
         self._look, self._held = None, None
         if view.gradients is None:
@@ -177,7 +182,8 @@ class Symmetries(BaseProbe):
         gradients = self._usable(weights, view.gradients or {})
         reader = Reader(weights, gradients, updates.buffers)
         certified = set(self.certificates.certified())
-        look = _Look([], [], [], [], updates, {n: (g, g._version) for n, g in gradients.items()}, view.gradient_scale)
+        versions = {n: (g, g._version) for n, g in gradients.items()}
+        look = _Look([], [], [], [], [], updates, versions, view.gradient_scale)
         for group in self.certificates.open():
             if not group.names <= gradients.keys():
                 continue
@@ -187,7 +193,9 @@ class Symmetries(BaseProbe):
             look.groups.append(group)
             look.residuals.append(residual_sums(group, reader, sums, whole=self.certificates.whole(group)))
             tensors = [tensor for name in group.names for tensor in (weights[name], gradients[name])]
-            look.precisions.append(precision_of(tensors, precise=view.precise))
+            precision = precision_of(tensors, precise=view.precise)
+            look.precisions.append(precision)
+            look.floors.append(floor(group, precision, sum(s.elements for s in sums)))
         return look
 
     def _usable(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,17 +221,17 @@ class Symmetries(BaseProbe):
         changed = None
         reason = look.updates.reason
         if any(g._version != version for g, version in look.gradients.values()):
-            changed = {name: g for name, (g, _) in look.gradients.items()}
+            changed = {name: look.updates.received(name, g) for name, (g, _) in look.gradients.items()}
         closed = [close_account(a, view.parameters, look.scale, changed) for a in accounts]
-        groups, precisions = look.groups, look.precisions
+        groups, precisions, floors = look.groups, look.precisions, look.floors
         blocks, changes, certificates = self._blocks, self._changes, self.certificates
 
         def build(numbers: list[float]) -> list[Measurement]:
             rows = [numbers[3 * i : 3 * i + 3] for i in range(len(groups))]
             residuals = {}
-            for group, precision, row in zip(groups, precisions, rows, strict=True):
+            for group, precision, largest, row in zip(groups, precisions, floors, rows, strict=True):
                 residuals[group] = read_residual(row, precision)
-                certificates.look(group, residuals[group], floor(group, precision))
+                certificates.look(group, residuals[group], largest)
             rest = numbers[3 * len(groups) :]
             drifts = [(a.group, Drift(*rest[8 * i : 8 * i + 8])) for i, a in enumerate(accounts)]
             ever = [(group, residuals.get(group, math.nan)) for group in certificates.ever()]
@@ -242,6 +250,11 @@ class Symmetries(BaseProbe):
         except Refusal as refusal:  # the rest of the measurement does without
             self._set_replays(False)
             self._tell(f"no test by rescaling ({refusal})")
+        except Exception as error:  # noqa: BLE001 (a loss may raise anything; what was measured does not need it)
+            self._failed += 1
+            if self._failed >= REFUSALS:
+                self._set_replays(False)
+            self._tell(f"no test by rescaling ({type(error).__name__}: {error})"[:300])
 
 
 def _why_not(w: Tensor, g: Tensor | None) -> str:

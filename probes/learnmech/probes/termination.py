@@ -37,6 +37,22 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def heard_in_c(number: int) -> bool:
+    """Tell whether code in C listens to a signal (faulthandler, MPI): `signal.signal` could not put that back."""
+    known = signal.getsignal(number)
+    if known is signal.SIG_DFL or known is signal.SIG_IGN:  # Python does not hear of what is installed past it
+        return (_handler(number) or 0) != int(known)
+    return known is None
+
+
+_handler = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_int)(("PyOS_getsig", ctypes.pythonapi))
+"""Returns the address of what is called at a signal; None or 1: the default, nothing."""
+
+
+def _is_free() -> bool:
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and not heard_in_c(signal.SIGTERM)
+
+
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
@@ -56,7 +72,7 @@ class Termination:
     def add(self, end: End) -> None:
         """Listen for a run."""
         self._open.append(end)
-        if self._writer < 0 and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        if self._writer < 0 and _in_main_thread() and _is_free():
             self._listen()
 
     def discard(self, end: End) -> None:
@@ -114,18 +130,21 @@ class Termination:
             _die()
 
     def _watch(self, reader: int) -> None:
-        while True:
-            for byte in os.read(reader, 64):
-                if byte == _STOP:
-                    os.close(reader)
-                    return
-                ours = byte == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is _terminated
-                if ours or byte == _END:
-                    try:
-                        self._end()
-                    finally:
-                        if ours:
-                            _die()
+        with contextlib.suppress(OSError):  # somebody has closed a descriptor that is not theirs
+            while (found := os.read(reader, 64)) and all(map(self._heard, found)):
+                pass
+            os.close(reader)
+
+    def _heard(self, byte: int) -> bool:
+        """Do what a byte says; tell whether to go on watching."""
+        ours = byte == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is _terminated
+        if ours or byte == _END:
+            try:
+                self._end()
+            finally:
+                if ours:
+                    _die()
+        return byte != _STOP
 
     def _end(self) -> None:
         """End all runs at once, and wait for `GRACE` seconds."""

@@ -92,6 +92,9 @@ class Together:
                     self._runner.absent(probe, step, Skip("the weights before the update were not seen"))
                 else:
                     self._runner.measure(probe, view)
+        if not self._guard.open:  # nobody hands over what is recorded here
+            with self._guard:
+                self._runner.flush()
 
 
 def _signature(shared: Sequence[Probe]) -> str:

@@ -9,7 +9,7 @@ from learnmech.probes.curvature.stability.quadratic import QuadraticModel, quadr
 from learnmech.probes.curvature.stability.update import AppliedUpdate, applied_update
 from learnmech.probes.curvature_probe import CurvatureProbe
 from learnmech.probes.isolation import PureLoss
-from learnmech.probes.pieces import count
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.probe import Moment, TrainingView
 
 

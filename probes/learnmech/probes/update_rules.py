@@ -1,5 +1,6 @@
 """How the optimizer moves each parameter: the numbers of its rule in force at an update."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,12 @@ class Rule:
         return (1.0 + self.momentum) / (2.0 * self.rate * (1.0 - self.dampening))
 
 
+def is_sgd(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer steps as `torch.optim.SGD` does: a subclass may not."""
+    own = inspect.unwrap(type(optimizer).step)
+    return isinstance(optimizer, torch.optim.SGD) and own is inspect.unwrap(torch.optim.SGD.step)
+
+
 def _none(numbers: Sequence[float]) -> dict[str, Rule]:  # noqa: ARG001 (there are none)
     return {}
 
@@ -97,7 +104,7 @@ def rules_of(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) 
 
 def _rule(optimizer: Optimizer, maximizes: bool, values: Mapping[str, float]) -> Rule:
     return Rule(
-        sgd=isinstance(optimizer, torch.optim.SGD),
+        sgd=is_sgd(optimizer),
         normalizes=any(cls.__name__ in _NORMALIZING for cls in type(optimizer).__mro__),
         rate=values.get("learning_rate"),
         decay=values.get("weight_decay", 0.0),

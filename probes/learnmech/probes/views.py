@@ -14,8 +14,8 @@ from learnmech.probes.distributed.isolation import isolated_together
 from learnmech.probes.facts import Facts
 from learnmech.probes.hyperparameters import Hyperparameters
 from learnmech.probes.isolation import PureLoss, Source
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.isolation.source import optimized
-from learnmech.probes.pieces import count
 from learnmech.probes.probe import T, TrainingView
 from learnmech.probes.readback import Readback
 from learnmech.probes.writer import Writer
@@ -32,7 +32,7 @@ class Views:
         facts: What is known of the updates.
         writer: Where deferred measurements go.
         readback: Reads them without waiting.
-        precise: False where half precision or TF32 is in the training step.
+        precise: False where half precision or TF32 is in the training step; it may turn out later.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Views:
         self._facts = facts
         self._writer = writer
         self._readback = readback
-        self._precise = precise
+        self.precise = precise
 
     def __call__(
         self,
@@ -110,7 +110,7 @@ class Views:
             hyperparameters=self._hyperparameters.by_name,
             full_batch=self._facts.full_batch,
             dataset_size=self._facts.dataset_size,
-            precise=self._precise,
+            precise=self.precise,
             together=peers is not None,
             process=0 if peers is None else peers.rank,
             processes=1 if peers is None else peers.size,

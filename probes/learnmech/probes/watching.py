@@ -1,10 +1,11 @@
 """Probes that watch the backward passes of an update: told before the first of them, and after each."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from learnmech.probes.guard import Guard
-from learnmech.probes.pieces import count
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.probe import Moment, Probe, TrainingView
 from learnmech.probes.runner import Runner
 
@@ -15,12 +16,15 @@ class Watching:
     Args:
         runner: Runs the probes.
         guard: The guard of the engine.
+
+    Attributes:
+        probes: The probes that watch now.
     """
 
     def __init__(self, runner: Runner, guard: Guard) -> None:
         self._runner = runner
         self._guard = guard
-        self._watching: list[Probe] = []
+        self.probes: list[Probe] = []
 
     def arm(self, step: int, view: Callable[[], TrainingView]) -> None:
         """Tell the probes that will measure the update of a step that its backward passes come next."""
@@ -28,32 +32,33 @@ class Watching:
         if not self._guard.open:
             return
         with self._guard:
-            due = self._runner.agenda.due(Moment.UPDATE, step, [p for p in self._runner.probes if watches(p)])
+            due = [probe for probe in self._runner.agenda.due(Moment.UPDATE, step) if watches(probe)]
             if due:
                 seen = view()
-                self._watching = [probe for probe in due if self._runner.arm(probe, seen)]
+                self.probes = [probe for probe in due if self._runner.arm(probe, seen)]
 
     def due(self, probe: Probe) -> bool:
         """Tell whether a probe that watches has watched: whether it is due was decided before the first pass."""
-        return probe in self._watching
+        return probe in self.probes
 
     def stop(self) -> None:
         """Let go of what they watch with: the update has been measured, or will not be."""
-        watching, self._watching = self._watching, []
+        watching, self.probes = self.probes, []
         for probe in watching:
             disarm: Callable[[], None] | None = getattr(probe, "disarm", None)
             if disarm is not None:
-                disarm()
+                with self._guard:
+                    disarm()
 
     def next_piece(self, batch: Any) -> None:
         """Tell them that the backward pass of a micro-batch has ended."""
-        if not self._watching or not self._guard.open:
+        if not self.probes or not self._guard.open:
             return
         with self._guard:
             examples = count(batch)
-            for probe in self._watching:
+            for probe in self.probes:
                 tell: Callable[[Any, int | None], None] = getattr(probe, "next_piece")  # noqa: B009 (not of all probes)
-                tell(batch, examples)
+                self._runner.tell(probe, partial(tell, batch, examples))
 
 
 def watches(probe: Probe) -> bool:

@@ -8,10 +8,12 @@ from learnmech.probes.changes import Changes
 from learnmech.probes.estimators import Motion, total
 from learnmech.probes.groups import LIMIT, scopes
 from learnmech.probes.hyperparameters import DIFFERS
+from learnmech.probes.isolation import Refusal
 from learnmech.probes.motions import GradientSums, compared, seen
 from learnmech.probes.probe import BaseProbe, Moment, TrainingView
 from learnmech.probes.schedule import Schedule
 from learnmech.probes.scope_numbers import Dissipation, decay_share, effective_rate, of_scope
+from learnmech.probes.symmetry.certificates import REFUSALS
 from learnmech.probes.symmetry.invariance import Invariant, ScaleInvariance
 from learnmech.probes.update_rules import Rule, UpdateRules, rules_of
 from learnmech.wire import Measurement
@@ -31,7 +33,8 @@ class WeightDynamics(BaseProbe):
       recorded with the loss), `update_norm`, `relative_update`, `angular_update`; `weight_decay_share` where weights
       decay; `fluctuation_dissipation` under SGD. `weight_norm_sq` of `''` alone.
     - Scope `scale_invariant`, the weights whose scale the loss does not depend on, alone or together with their bias:
-      the rms of `angular_update`, the largest `scale_invariance`, `weight_rms`, `effective_learning_rate`, and
+      the rms of `angular_update`, the largest `scale_invariance` (its method: how many of them the loss has confirmed
+      at rescaled weights; in half precision it often cannot tell), `weight_rms`, `effective_learning_rate`, and
       `learning_rate` and `weight_decay` if they have one value. Found by <w, g> = 0 at five measurements in a row and,
       where another probe has shown that the loss may be evaluated, and in one process, by five evaluations at rescaled
       weights, once for all of them, or once for each if that fails; what fails is tested again after 10, 20, 40, ...
@@ -39,10 +42,11 @@ class WeightDynamics(BaseProbe):
       well.
 
     Norms are those of w_t, updates and angles those of w_t -> w_(t+1); gradients are those of the update, unscaled and
-    before clipping. Keeps one copy of the weights from before the update to after it, on the steps it measures; the
-    device is not waited for, but where the loss is evaluated at rescaled weights. Under `DistributedDataParallel` the
-    first process measures alone; where parameters are sharded (`fully_shard`, over replicas too, tensor parallelism)
-    all processes add up the sums of their parts, in one collective of five numbers for each tensor.
+    before clipping, but in `weight_decay_share` and `fluctuation_dissipation` after it. Keeps one copy of the weights
+    from before the update to after it, on the steps it measures; the device is not waited for, but where the loss is
+    evaluated at rescaled weights. Under `DistributedDataParallel` the first process measures alone; where parameters
+    are sharded (`fully_shard`, over replicas too, tensor parallelism) all processes add up the sums of their parts, in
+    one collective of seven numbers for each tensor.
 
     Points per measurement: 6 for each scope, 1 more where weights decay, 1 more under SGD, and 4 for `scale_invariant`.
     That is 35 for an MLP of three layers under SGD, 77 for a transformer of two blocks under AdamW, 147 for one of
@@ -103,6 +107,7 @@ class WeightDynamics(BaseProbe):
         self._apart = False
         self._invariance = ScaleInvariance()
         self._no_tests = self._told = ""
+        self._failed = 0
         self._dissipation = Dissipation(self.half_life)
         self._changes = Changes()
 
@@ -120,8 +125,8 @@ class WeightDynamics(BaseProbe):
         self._seen = seen(view, self._before)
 
     def _divide(self, view: TrainingView) -> None:
-        """Find the scopes, if parameters have come, gone or moved to other groups since."""
-        now: list[object] = [(name, id(p), p.dtype) for name, p in view.parameters.items()]
+        """Find the scopes, if parameters came, went or moved to other groups since, or half precision was found."""
+        now: list[object] = [view.precise, *((name, id(p), p.dtype) for name, p in view.parameters.items())]
         if self.parameter_groups:
             now += [len(group["params"]) for optimizer in view.optimizers for group in optimizer.param_groups]
         if now != self._divided:
@@ -155,6 +160,7 @@ class WeightDynamics(BaseProbe):
 
         def build(numbers: list[float]) -> list[Measurement]:
             motions = update.read(numbers)
+            applied = update.applied(motions, numbers)
             rules = settings.read(numbers[len(numbers) - len(settings.values) :])
             self._invariance.look(motions)
             invariant = self._invariance.members(model, motions, tested=tests)
@@ -162,7 +168,8 @@ class WeightDynamics(BaseProbe):
             self._apart = self._apart or len({(rule.rate, rule.decay) for rule in rules.values()}) > 1
             found: list[Measurement] = []
             for scope, members in divided.items():
-                found += self._scope(scope, [name for name in members if name in motions], motions, rules, gradient)
+                own = [name for name in members if name in motions]
+                found += self._scope(scope, own, motions, applied, rules, update.gradient)
                 if self.per_parameter and scope and len(members) == 1:
                     found += _single(scope, members[0], motions, rules, alone)
             return found + self._invariant(invariant, rules)
@@ -181,22 +188,26 @@ class WeightDynamics(BaseProbe):
         try:
             self._invariance.test(view)
         except Exception as error:  # noqa: BLE001 (a loss may raise anything; what was measured does not need it)
-            self._no_tests = self._told = f"no test by rescaling ({type(error).__name__}: {error})"[:300]
+            self._failed += 1
+            self._told = f"no test by rescaling ({type(error).__name__}: {error})"[:300]
+            if isinstance(error, Refusal) or self._failed >= REFUSALS:  # one alone may be a lack of memory
+                self._no_tests = self._told
 
     def _scope(
         self,
         scope: str,
         members: Sequence[str],
         motions: Mapping[str, Motion],
+        applied: Mapping[str, Motion],
         rules: Mapping[str, Rule],
         gradient: GradientSums | None,
     ) -> list[Measurement]:
         if not members:
             return []
         whole = total([motions[name] for name in members])
-        parts = [(motions[name], rules.get(name)) for name in members]
+        parts = [(applied[name], rules.get(name)) for name in members]
         found = of_scope(scope, whole, "" if gradient is None else gradient.method, gradient_seen=gradient is not None)
-        found += decay_share(scope, whole, parts)
+        found += decay_share(scope, total([motion for motion, _ in parts]), parts)
         relation = self._dissipation.measure(scope, parts)
         if isinstance(relation, str):
             if not scope:
@@ -220,9 +231,11 @@ class WeightDynamics(BaseProbe):
             return []
         angle = math.sqrt(math.fsum(member.motion.angular_update**2 for member in members) / len(members))
         parts = [(member.motion, rules.get(member.names[0])) for member in members]
+        residual = max(member.residual for member in members)
+        confirmed = f"loss_confirms_{sum(member.confirmed for member in members)}_of_{len(members)}"
         found = [
             Measurement("angular_update", angle, scope=SCALE_INVARIANT, method=f"rms_of_{len(members)}"),
-            Measurement("scale_invariance", max(member.residual for member in members), scope=SCALE_INVARIANT),
+            Measurement("scale_invariance", residual, scope=SCALE_INVARIANT, method=confirmed),
             Measurement("weight_rms", total([motion for motion, _ in parts]).weight_rms, scope=SCALE_INVARIANT),
             *effective_rate(SCALE_INVARIANT, parts),
         ]

@@ -55,6 +55,9 @@ class Writer:
         tokens_per_sample: Tokens in one example, None if the run does not count tokens.
         samples: Examples seen before this attempt.
         logs: Where numbers go besides; None: nowhere.
+
+    Attributes:
+        pending: What has been gathered since the last `flush`.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Writer:
         self._mailbox = mailbox
         self._logs = logs
         self._tokens_per_sample = tokens_per_sample
-        self._pending: dict[tuple[int, int | None], tuple[list[Measurement], list[Event]]] = {}
+        self.pending: dict[tuple[int, int | None], tuple[list[Measurement], list[Event]]] = {}
         self.samples = samples
         self._ended = False
         self.counts_samples = True
@@ -110,13 +113,13 @@ class Writer:
         self._entry(step, None)[1].append(event)
 
     def _entry(self, step: int, seen: int | None) -> tuple[list[Measurement], list[Event]]:
-        return self._pending.setdefault((step, self.seen if seen is None else seen), ([], []))
+        return self.pending.setdefault((step, self.seen if seen is None else seen), ([], []))
 
     def flush(self) -> None:
         """Hand everything gathered to the mailbox."""
-        if not self._pending:
+        if not self.pending:
             return
-        pending, self._pending = self._pending, {}
+        pending, self.pending = self.pending, {}
         for (step, seen), (measurements, events) in pending.items():
             self._put(step, seen, measurements, events)
             if self._logs is not None:
@@ -144,7 +147,7 @@ class Writer:
             message: What to say of it.
             timeout: Seconds to wait for delivery.
         """
-        pending, self._pending = self._pending, {}
+        pending, self.pending = self.pending, {}
         for (at, seen), (measurements, events) in list(pending.items()):
             self._put(at, seen, measurements, events)
         if not self._ended:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 
 from learnmech.probes.curvature import Choice, top_eigenvalues_of
@@ -42,6 +43,14 @@ def problem(dtype=torch.float64, examples=48):
     model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 3)).to(dtype)
     x, y = torch.randn(examples, 5, dtype=dtype), torch.randint(3, (examples,))
     return model, lambda model, batch: cross_entropy(model(batch[0]), batch[1]), (x, y)
+
+
+def parallel(model, *, sharded):
+    """The problem's model for several processes: sharded over them, or whole in each."""
+    if not sharded:
+        return nn.parallel.DistributedDataParallel(model)
+    fully_shard(model[0])
+    return fully_shard(model)
 
 
 def shards(data, sizes):

@@ -3,9 +3,7 @@
 import sys
 
 import torch
-from common import begin, end, problem, recorded, state_of
-from torch import nn
-from torch.distributed.fsdp import fully_shard
+from common import begin, end, parallel, problem, recorded, state_of
 
 from learnmech.probes import HessianNoiseScale, Recorder, every
 
@@ -22,11 +20,7 @@ def batches(rank, step):
 def train(rank, *, kind="ddp", folder=None, small=None):
     """Train; return a digest of the end. At step `small` the last process has too few examples to cut."""
     plain, loss, _ = problem()
-    if kind == "fsdp":
-        fully_shard(plain[0])
-        model = fully_shard(plain)
-    else:
-        model = nn.parallel.DistributedDataParallel(plain)
+    model = parallel(plain, sharded=kind == "fsdp")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = None
     if folder is not None:

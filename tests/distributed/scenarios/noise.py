@@ -5,11 +5,10 @@ from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
-from common import begin, end, problem, recorded, state_of
+from common import begin, end, parallel, problem, recorded, state_of
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
-from torch.distributed.fsdp import fully_shard
 
 from learnmech.probes import GradientNoiseScale, Recorder, every
 
@@ -56,13 +55,9 @@ def hooks(size):
 def train(rank, size, *, kind="ddp", micro=1, folder=None, clip=None, hook="", probes=None, breaks=None):
     """Train; return a digest of the end, and the pieces' gradients of every step."""
     plain, loss, _ = problem()
-    if kind == "fsdp":
-        fully_shard(plain[0])
-        model = fully_shard(plain)
-    else:
-        model = nn.parallel.DistributedDataParallel(plain)
-        if hook:
-            model.register_comm_hook(*hooks(size)[hook])
+    model = parallel(plain, sharded=kind == "fsdp")
+    if hook:
+        model.register_comm_hook(*hooks(size)[hook])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = None
     if folder is not None:

@@ -3,9 +3,7 @@
 import sys
 
 import torch
-from common import begin, end, problem, recorded, shards, state_of
-from torch import nn
-from torch.distributed.fsdp import fully_shard
+from common import begin, end, parallel, problem, recorded, shards, state_of
 
 from learnmech.probes import LossChange, Recorder, Sharpness, every, is_probing
 from learnmech.probes.batch_sharpness import BatchSharpness
@@ -27,11 +25,7 @@ class Unprepared(LossChange):
 def train(rank, size, *, sizes=None, sharded=False, folder=None, probes=(), failing=None, at=None, micro=1):
     """Train on this process's share; return a digest of the end."""
     plain, loss, data = problem()
-    if sharded:
-        fully_shard(plain[0])
-        model = fully_shard(plain)
-    else:
-        model = nn.parallel.DistributedDataParallel(plain)
+    model = parallel(plain, sharded=sharded)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
     batch = shards(data, sizes or [8] * size)[rank]
 

@@ -130,11 +130,13 @@ def expected(size, kind, clip=None):
         gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
+        clipped = {name: p.grad.clone() for name, p in model.named_parameters()}
         optimizer.step()
         after = {name: p.detach() for name, p in model.named_parameters()}
         for scope in ("", *before):
-            w, v, g = (
-                torch.cat([t.flatten() for n, t in d.items() if scope in ("", n)]) for d in (before, after, gradients)
+            w, v, g, c = (
+                torch.cat([t.flatten() for n, t in d.items() if scope in ("", n)])
+                for d in (before, after, gradients, clipped)
             )
             a, b = w / w.norm(), v / v.norm()
             numbers = {
@@ -144,10 +146,12 @@ def expected(size, kind, clip=None):
                 "update_norm": (v - w).norm(),
                 "relative_update": (v - w).norm() / w.norm(),
                 "angular_update": 2 * torch.atan2((a - b).norm(), (a + b).norm()),
+                "weight_decay_share": (0.01 * w).norm() / (c + 0.01 * w).norm(),
                 "scale_invariance": (w * g).sum().abs() / w.norm() / g.norm(),
             }
             for name, value in numbers.items():
-                if scope or name not in ("grad_norm", "scale_invariance"):
+                decoupled = kind == "normalized" and name == "weight_decay_share"  # a share of the update then
+                if (scope or name not in ("grad_norm", "scale_invariance")) and not decoupled:
                     found.setdefault(f"{name}:{scope}" if scope else name, {})[step] = float(value)
     return {key: values for key, values in found.items() if all(map(math.isfinite, values.values()))}
 
@@ -159,7 +163,7 @@ def main():
     reduce = dist.all_reduce
 
     def counting(tensor, *args, **settings):
-        if tensor.numel() == 5 * 6:  # sums of six parameters
+        if tensor.numel() == 7 * 6:  # sums of six parameters
             sums.append(tensor.numel())
         return reduce(tensor, *args, **settings)
 

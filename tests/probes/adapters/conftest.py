@@ -76,19 +76,3 @@ def hugging(tmp_path):
         )
 
     return types.SimpleNamespace(model=_model, data=_data, trainer=trainer, folder=tmp_path / "out")
-
-
-@pytest.fixture
-def spools(tmp_path, recorded):
-    """`spools()`: one spool after another."""
-    names = iter("abcdefgh")
-
-    class Spool:
-        def __init__(self):
-            self.folder = tmp_path / next(names)
-            self.url = f"spool:{self.folder}"
-
-        def __call__(self):
-            return recorded(self.folder)
-
-    return Spool

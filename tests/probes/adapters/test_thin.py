@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-ADAPTERS = ("huggingface", "huggingface_step", "huggingface_logs", "fabric")
+ADAPTERS = ("huggingface", "huggingface_step", "huggingface_loss", "huggingface_logs", "fabric")
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapter_has_at_most_165_lines(name, repository):
+def test_an_adapter_has_at_most_156_lines(name, repository):
     path = repository / "probes" / "learnmech" / "probes" / f"{name}.py"
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 165
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 156
 
 
 def test_without_their_packages_one_import_fails_with_a_sentence():

@@ -11,7 +11,8 @@ import torch
 
 from learnmech.probes.isolation import Refusal
 from learnmech.probes.isolation.batch import clone, tensors
-from learnmech.probes.pieces import count, sizes, split
+from learnmech.probes.isolation.counting import count
+from learnmech.probes.pieces import sizes, split
 
 
 class Pair(typing.NamedTuple):

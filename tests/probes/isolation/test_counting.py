@@ -1,12 +1,13 @@
 """How many examples a batch holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from learnmech.probes.isolation.counting import examples
+from learnmech.probes.isolation.counting import count, examples
 
 
 class Pair(NamedTuple):
@@ -31,7 +32,7 @@ class Batch:
         Batch("a", torch.zeros(3, 1)),
     ],
 )
-def test_first_dimension_of_the_first_tensor_that_has_one(batch):
+def test_count_of_the_first_tensor_that_has_one(batch):
     assert examples(batch) == 3
 
 
@@ -39,3 +40,18 @@ def test_first_dimension_of_the_first_tensor_that_has_one(batch):
 def test_otherwise_it_says_what_to_pass(batch):
     with pytest.raises(ValueError, match="pass weights="):
         examples(batch)
+
+
+class Unloaded(Sequence):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise KeyError("not loaded")
+
+
+def test_a_batch_that_cannot_be_looked_into_has_no_count():
+    within = []
+    within.append(within)
+    assert count(Unloaded()) is count(within) is None
+    assert count((torch.zeros(3), Unloaded())) == 3

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.util import spawnv_passfds
 from pathlib import Path
@@ -25,6 +26,9 @@ from learnmech.probes.isolation.withheld import is_channel
 
 POOL = ThreadPoolExecutor(1)
 OPEN = socket.socketpair()
+QUEUE = queue.Queue()
+QUEUE.put(0)
+FILE = Path(os.devnull).open("w", encoding="utf-8")
 for end in OPEN:
     end.setblocking(False)
 
@@ -32,7 +36,7 @@ for end in OPEN:
 @pytest.fixture(scope="module", autouse=True)
 def _closed():
     yield
-    for end in OPEN:
+    for end in (*OPEN, FILE):
         end.close()
 
 
@@ -63,6 +67,10 @@ def evaluated(effect, model=None):
         (lambda: spawnv_passfds(b"/bin/true", [b"true"], []), "starts a program"),
         (lambda: threading.Thread(target=print).start(), "hands work to another thread"),
         (lambda: POOL.submit(print), "hands work to another thread"),
+        (lambda: QUEUE.put(1), "shares a queue with another thread"),
+        (lambda: QUEUE.put_nowait(1), "shares a queue with another thread"),
+        (lambda: QUEUE.get(block=False), "shares a queue with another thread"),
+        (lambda: print("x", file=FILE), "prints to a file"),
         (lambda: OPEN[0].send(b"x"), "uses the network"),
         (lambda: OPEN[1].recv(1), "uses the network"),
     ],
@@ -73,10 +81,11 @@ def test_what_is_stopped(effect, said, tmp_path):
     assert refused.value.reason == f"The loss function {said}, which measuring would do once more."
     assert refused.value.remedy == "Leave it out while learnmech.probes.is_probing()."
     assert not list(tmp_path.iterdir())
+    assert list(QUEUE.queue) == [0]
 
 
 def test_what_is_not():
-    """Reading, memory, devices, byte code of a module that is imported for the first time."""
+    """Reading, memory, devices, a queue of its own, the screen, byte code of a module imported for the first time."""
     Path("data").write_text("1", encoding="utf-8")
     Path("own_module_of_a_step.py").write_text("x = 1", encoding="utf-8")
 
@@ -84,6 +93,11 @@ def test_what_is_not():
         with Path("data").open(encoding="utf-8") as file:
             file.read()
         io.BytesIO().write(b"1")
+        print("x", file=io.StringIO())
+        print("x", file=sys.__stderr__)
+        waiting = queue.PriorityQueue()
+        waiting.put((1, "of its own"))
+        waiting.get()
         with Path(os.devnull).open("w", encoding="utf-8") as file:
             file.write("1")
         sys.path.insert(0, ".")
@@ -137,6 +151,7 @@ def test_every_door_is_as_it_was():
                 logging.Logger,
                 threading.Thread,
                 ThreadPoolExecutor,
+                queue.Queue,
             )
         }
         return list(names.items())
@@ -165,6 +180,43 @@ def test_the_model_holds_the_original_again():
     assert (model.rows, model.nested["file"]) == kept
     kept[1].close()
     assert Path("held").read_text(encoding="utf-8") == ""
+
+
+class Stats:
+    """Counts under a lock, since other threads may."""
+
+    def __init__(self):
+        self.lock, self.count = threading.Lock(), 0
+
+    def note(self):
+        with self.lock:
+            self.count += 1
+
+
+def test_what_is_done_under_a_lock_cannot_be_put_back():
+    model = nn.Linear(2, 2)
+    model.stats = stats = Stats()
+
+    def effect():
+        model.stats.note()
+
+    with pytest.raises(Refusal, match=r"uses Linear.stats \(a Stats\)"):
+        evaluated(effect, model)
+    assert model.stats is stats
+    assert stats.count == 0
+    assert evaluated(lambda: None, model) >= 0, "one that is not used is in nobody's way"
+
+
+def test_who_writes_to_the_screen_is_state_as_any_other():
+    model = nn.Linear(2, 2)
+    model.reporter = types.SimpleNamespace(stream=sys.stdout, lines=0)
+
+    def effect():
+        model.reporter.stream.write("")
+        model.reporter.lines += 1
+
+    assert evaluated(effect, model) >= 0
+    assert model.reporter.lines == 0
 
 
 def test_channels_are_known_by_their_class():

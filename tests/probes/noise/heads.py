@@ -16,6 +16,8 @@ from torch.func import grad_and_value, vmap
 
 from learnmech.probes import GradientNoiseScale, Recorder, every
 from learnmech.probes.estimators import quantile
+from learnmech.probes.estimators.ratio import ratio_now
+from learnmech.probes.noise.window import RESOLVED
 from learnmech.wire.spool import batches
 
 HEADS, BURIED = 50, 10
@@ -177,7 +179,7 @@ def windows_of(folder, probe):
             found[m.scope]["last"] = (str(m.status), m.value, m.stderr, m.reason)
     for scope, row in found.items():
         window = probe._tracker.window(scope)
-        now = window.now()
+        now = ratio_now(window.moments(), RESOLVED)
         row["set"] = (now.bounded, now.lower, now.upper, now.at_least)
         row["t"] = quantile(window.moments().degrees)
         row["count"] = window.count

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from learnmech.probes.estimators.ratio import MOVE, STRETCH, ratio_now, ratio_of
-from learnmech.probes.noise.window import ExponentialWindow
+from learnmech.probes.noise.window import RESOLVED, ExponentialWindow
 
 REPEATS = 500
 DIMENSION, PIECES, SIZE = 50, 4, 8
@@ -64,7 +64,7 @@ def test_the_truth_of_the_moment_is_covered(measurements, signal, rate):
     squares = signal**2 * np.exp(rate * (np.arange(measurements) - measurements + 1))
     truth = 1 / squares[-1]
     windows = [filled(pairs) for pairs in estimates(rng, squares)]
-    ratios = [window.now() for window in windows]
+    ratios = [ratio_now(window.moments(), RESOLVED) for window in windows]
     numbers = [r for r in ratios if r.determined]
     covered = sum(covers(r, truth) for r in ratios) / REPEATS
     recorded = sum(abs(r.value - truth) <= (r.upper - r.lower) / 2 for r in numbers) / len(numbers)
@@ -90,7 +90,7 @@ def test_noise_alone_hardly_moves_the_value():
     """Without drift: variance of its logarithm against that of the ratio of means; 2.5 times in the middle."""
     rng = np.random.default_rng(4)
     windows = [filled(pairs) for pairs in estimates(rng, np.full(80, 0.09))]
-    now = np.var([math.log(window.now().value) for window in windows])
+    now = np.var([math.log(ratio_now(window.moments(), RESOLVED).value) for window in windows])
     before = np.var([math.log(window.ratio().value) for window in windows])
     print(f"{now / before:.2f} times")
     assert 1.0 < now / before < 2.4
@@ -104,7 +104,8 @@ def test_a_trace_that_falls_fast_gives_no_stale_number(rate, measurements):
     found = []
     for _ in range(100):
         a = traces * (1 + 0.1 * rng.normal(size=measurements))
-        found.append(filled(np.stack([a, 1 + 0.3 * rng.normal(size=measurements)], axis=1)).now())
+        window = filled(np.stack([a, 1 + 0.3 * rng.normal(size=measurements)], axis=1))
+        found.append(ratio_now(window.moments(), RESOLVED))
     numbers = [r for r in found if r.determined]
     covered = sum(covers(r, traces[-1]) for r in found) / 100
     print(f"{rate} a measurement, {measurements}: a number in {len(numbers)}, covers {covered:.0%}")
@@ -135,7 +136,9 @@ def test_where_noise_buries_the_signal_the_bound_holds_and_there_is_no_number():
     rng = np.random.default_rng(3)
     square = 1e-3 / BATCH
     for measurements in (20, 100):
-        found = [filled(pairs).now() for pairs in estimates(rng, np.full(measurements, square))]
+        found = [
+            ratio_now(filled(pairs).moments(), RESOLVED) for pairs in estimates(rng, np.full(measurements, square))
+        ]
         assert sum(r.determined for r in found) <= 0.005 * REPEATS
         assert sum(r.at_least <= 1 / square for r in found) >= 0.95 * REPEATS
         assert np.median([r.at_least for r in found]) > 100
@@ -175,6 +178,6 @@ def test_a_signal_that_comes_down_to_nothing_has_no_upper_end():
 def test_where_there_is_no_lag_to_speak_of_nothing_changes(pairs):
     window = filled(np.asarray(pairs, dtype=float).reshape(-1, 2))
     for factor in (4.0, math.inf):
-        past, now = window.ratio(factor), window.now(factor)
+        past, now = window.ratio(factor), ratio_now(window.moments(), factor)
         assert (past.bounded, past.determined) == (now.bounded, now.determined)
-    assert str(window.now()) == str(window.ratio())
+    assert str(ratio_now(window.moments(), RESOLVED)) == str(window.ratio())

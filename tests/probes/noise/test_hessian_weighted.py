@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from learnmech.probes.curvature.space import Space
 from learnmech.probes.estimators import noise_from_pieces
+from learnmech.probes.estimators.ratio import ratio_now
 from learnmech.probes.noise.hessian_weighted import weighted_parts
-from learnmech.probes.noise.window import ExponentialWindow
+from learnmech.probes.noise.window import RESOLVED, ExponentialWindow
 
 REPEATS = 500
 PAIRS = 24
@@ -142,7 +143,7 @@ def coverage(examples):
         window = ExponentialWindow(25.0)
         for trace, square in examples.estimates((16, 16, 16), PAIRS).tolist():
             window.append(trace, square)
-        ratio = window.now()
+        ratio = ratio_now(window.moments(), RESOLVED)
         inside = ratio.lower <= truth <= ratio.upper
         covered += inside if ratio.bounded else not ratio.lower < truth < ratio.upper
     return covered / REPEATS

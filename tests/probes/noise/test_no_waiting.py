@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnmech.probes import GradientNoiseScale, every
-from learnmech.probes.noise.live import LivePieces
+from learnmech.probes.noise.live import LivePieces, _column
 from learnmech.probes.noise.norm_proxy import LiveNorms
 from learnmech.probes.noise.per_example import check
 from learnmech.probes.noise.per_example.norms import FITTED
@@ -111,6 +111,13 @@ def test_numbers_stay_on_the_device(case, device, scaled, monkeypatch):
     assert {"noise_trace", "grad_sq_norm"} <= found.keys()
     if device == "cpu" and CASES[case][0] == "examples" and not scaled:
         assert found["noise_trace"].status == "ok", found["noise_trace"].reason
+
+
+def test_counts_of_the_host_are_no_copies_to_wait_for():
+    """`units=` may count in a batch that is still on the host."""
+    host = [torch.tensor(8), torch.tensor([8.0])]
+    assert _column(host, torch.device("meta")) == 8.0
+    assert _column(host, torch.device("cpu")).tolist() == [8.0, 8.0]
 
 
 @pytest.mark.parametrize("read", [

@@ -4,6 +4,7 @@ The oracle is all per-example gradients, each computed by itself: G and Sigma of
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from torch.nn.functional import cross_entropy
 from learnmech.laws.batch_size import speedup
 from learnmech.observables import Status, is_declared
 from learnmech.probes.estimators import NoiseParts
+from learnmech.probes.estimators.ratio import ratio_now
 from learnmech.probes.noise.contributions import Sums, estimates
+from learnmech.probes.noise.reasons import with_left_out
 from learnmech.probes.noise.scale import NoiseTracker
-from learnmech.probes.noise.window import FEWEST
+from learnmech.probes.noise.window import FEWEST, RESOLVED
 
 REPEATS = 500
 
@@ -78,7 +81,7 @@ def test_interval_covers_the_truth_on_a_network(gradients, source, share, resolv
             found = tracker.update({"": part}, method=source)
             means.append((part.noise_trace, part.grad_sq_norm))
         (scale,) = (m for m in found if m.observable == "noise_scale")
-        ratio = tracker.window().now()
+        ratio = ratio_now(tracker.window().moments(), RESOLVED)
         inside = ratio.lower <= trace / square <= ratio.upper
         covered += (
             inside if ratio.bounded else math.isinf(ratio.lower) or not ratio.lower < trace / square < ratio.upper
@@ -186,6 +189,8 @@ def test_updates_without_estimates_are_reported_and_left_out():
     window = tracker.window()
     assert (window.count, window.left_out) == (60, 2)
     assert recorded(tracker, [(64.0, 1.4)])["noise_scale"].reason.endswith("; 2 measurements were left out")
+    assert with_left_out("why", SimpleNamespace(left_out=1)) == "why; 1 measurement was left out"
+    assert with_left_out("why", SimpleNamespace(left_out=0)) == "why"
 
 
 def test_ratios_take_eight_measurements():

@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from learnmech.probes import HessianNoiseScale
 from learnmech.probes.estimators import NoiseParts
+from learnmech.probes.noise.hessian_weighted import WeightedParts
+from learnmech.probes.noise.reasons import SUSPECTED
 from learnmech.probes.noise.scale import NoiseTracker
 from learnmech.probes.noise.surges import FACTOR, IN_A_ROW, LONG_ENOUGH, PATIENCE, SETTLED, Jumps
 from learnmech.probes.noise.window import FEWEST, ExponentialWindow
@@ -94,7 +97,7 @@ def test_heavy_tails_are_hardly_biased(deviation, bias):
 @pytest.mark.parametrize("usual", [30, 100])
 @pytest.mark.parametrize("factor", [0.1, 0.5, 10.0])
 def test_after_a_jump_of_the_noise_there_is_no_stale_number_for_long(usual, factor):
-    """tr Sigma jumps, |G|^2 stays. Four measurements cannot tell; then the window begins anew and says so."""
+    """tr Sigma jumps, |G|^2 stays. Two measurements cannot tell, two more suspect; then the window begins anew."""
     rng = np.random.default_rng(6)
     tracker = NoiseTracker()
 
@@ -104,6 +107,7 @@ def test_after_a_jump_of_the_noise_there_is_no_stale_number_for_long(usual, fact
 
     scales(tracker, pairs(usual, 64.0))
     after = scales(tracker, pairs(40, 64.0 * factor))
+    assert [m.reason for m in after[2:4]] == [SUSPECTED] * 2
     waiting = after[IN_A_ROW - 1 : IN_A_ROW + FEWEST - 2]
     assert [m.status for m in waiting] == ["undetermined"] * (FEWEST - 1)
     assert waiting[0].reason == "1 measurement since the noise has jumped; a number takes 8"
@@ -131,6 +135,34 @@ def test_an_even_drift_is_no_jump(rate):
     for _ in range(20):
         noise = rng.normal(size=(100, 2))
         assert begun((math.exp(rate * k) * (1 + 0.08 * x), 1 + 0.5 * y) for k, (x, y) in enumerate(noise)) == 0
+
+
+def test_a_jump_of_what_the_hessian_weighs():
+    """Gaussian numbers about 64 and 2, of which the first falls to half."""
+    rng, probe = np.random.default_rng(9), HessianNoiseScale()
+    found = []
+    for trace in [64.0] * 60 + [32.0] * 40:
+        x, y = rng.normal(size=2)
+        *_, scale = probe._measurements(WeightedParts(trace * (1 + 0.1 * x), 2 + 0.3 * y), "exact")
+        found.append(scale)
+    after = found[60:]
+    assert found[59].value == pytest.approx(32, rel=0.3)
+    assert [m.reason for m in after[2:4]] == [SUSPECTED] * 2
+    assert after[IN_A_ROW - 1].reason == "1 measurement since the noise has jumped; a number takes 8"
+    assert [m.status for m in after[IN_A_ROW - 1 :][: FEWEST - 1]] == ["undetermined"] * (FEWEST - 1)
+    assert after[-1].value == pytest.approx(16, rel=0.3)
+    probe.reset()
+    *_, scale = probe._measurements(WeightedParts(64.0, 2.0), "exact")
+    assert scale.reason == "1 measurement so far; a number takes 8"
+
+
+def test_numbers_are_hardly_ever_withheld_for_nothing():
+    rng, jumps, window, withheld = np.random.default_rng(10), Jumps(), ExponentialWindow(25.0), 0
+    for a, b in rng.normal(size=(20_000, 2)).tolist():
+        jumps.judge(a, b, window.moments(), window.count)
+        window.append(a, b)
+        withheld += jumps.suspected
+    assert 0 < withheld < 0.002 * 20_000
 
 
 def test_chance_is_no_jump():

@@ -70,6 +70,7 @@ def test_sizes_that_hardly_differ_tell_nothing(sizes):
 def test_what_wrong_weights_gave_is_forgotten_and_the_reason_names_the_argument():
     rng = np.random.default_rng(3)
     tracker = NoiseTracker()
+    tracker._begun.add("")  # as after a jump, which is forgotten too
     found, counts = [], []
     for part in parts_of(rng, (16, 16, 16, 5), 1.0, 50, by_size=True, declared=False):
         found.append({m.observable: m for m in tracker.update({"": part, "head": part}, method="micro_batches")})
@@ -83,5 +84,7 @@ def test_what_wrong_weights_gave_is_forgotten_and_the_reason_names_the_argument(
     alike = parts_of(rng, (16, 16, 16, 16), 1.0, 50, by_size=True, declared=False, updates=1)[0]
     assert {m.status for m in tracker.update({"": alike}, method="micro_batches")} <= {"ok", "undetermined"}
     assert tracker.window().count == 1
+    (scale,) = (m for m in tracker.update({"": alike}, method="micro_batches") if m.observable == "noise_scale")
+    assert scale.reason.startswith("2 measurements so far")
     tracker.reset()
     assert tracker.update({"": part}, method="micro_batches")[0].status == "ok"

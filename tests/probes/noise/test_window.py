@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from learnmech.probes.estimators.noise import Design, noise_parts
-from learnmech.probes.estimators.ratio import quantile
+from learnmech.probes.estimators.ratio import quantile, ratio_of
 from learnmech.probes.noise.window import ExponentialWindow
 
 REPEATS = 500
@@ -31,7 +31,6 @@ def test_moments_are_those_of_explicit_weights(half_life, count):
     found, effective = window.moments(), weights.sum() ** 2 / (weights**2).sum()
     assert (window.count, window.left_out) == (count, 0)
     assert found.count == pytest.approx(effective, rel=1e-12)
-    assert window.effective == pytest.approx(effective, rel=1e-12)
     assert [found.mean_a, found.mean_b] == pytest.approx(np.average(pairs, axis=0, weights=weights).tolist(), rel=1e-12)
     # numpy's "reliability weights": sum w (x - mean)^2 / (sum w - sum w^2 / sum w)
     covariance = np.cov(pairs.T, aweights=weights)
@@ -44,9 +43,10 @@ def test_moments_are_those_of_explicit_weights(half_life, count):
 def test_effective_number_of_a_long_window(half_life):
     window = filled([(1.0, 1.0)] * int(30 * half_life), half_life)
     d = 0.5 ** (1 / half_life)
-    assert window.effective == pytest.approx((1 + d) / (1 - d), rel=1e-8)
-    assert window.effective == pytest.approx(2 * half_life / math.log(2), rel=0.05 if half_life > 1 else 0.1)
-    assert window.moments().degrees == pytest.approx(window.effective - 1 / 3, abs=0.15)
+    moments = window.moments()
+    assert moments.count == pytest.approx((1 + d) / (1 - d), rel=1e-8)
+    assert moments.count == pytest.approx(2 * half_life / math.log(2), rel=0.05 if half_life > 1 else 0.1)
+    assert moments.degrees == pytest.approx(moments.count - 1 / 3, abs=0.15)
 
 
 def test_degrees_of_freedom_are_those_of_the_variance():
@@ -189,14 +189,14 @@ def test_what_determined_means():
     assert touching.ratio().bounded
     assert not touching.ratio().determined
     assert not filled(np.array([10.0, 0.0]) + noise).ratio().bounded
-    inverse = filled(np.array([10.0, 0.0]) + noise).inverse()  # |G|^2 / tr Sigma is known to be small
+    inverse = ratio_of(filled(np.array([10.0, 0.0]) + noise).moments().swapped)  # |G|^2 / tr Sigma is known to be small
     assert inverse.bounded
     assert inverse.lower < 0 < inverse.upper < 0.1
 
 
 def test_too_little_and_not_finite():
     window = ExponentialWindow(5.0)
-    assert (window.effective, window.ratio().bounded) == (0.0, False)
+    assert (window.moments().count, window.ratio().bounded) == (0.0, False)
     assert math.isnan(window.ratio().value)
     assert window.append(2.0, 1.0)
     assert window.ratio().value == 2.0
@@ -209,7 +209,7 @@ def test_too_little_and_not_finite():
     exact = window.ratio()
     assert (exact.determined, exact.lower, exact.upper, exact.stderr) == (True, 2.0, 2.0, 0.0)
     window.clear()
-    assert (window.count, window.left_out, window.effective) == (0, 0, 0.0)
+    assert (window.count, window.left_out, window.moments().count) == (0, 0, 0.0)
     for half_life in (0.5, 0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="expected 1 or more"):
             ExponentialWindow(half_life)

@@ -129,19 +129,3 @@ def _train(spool, model, x, y, *, steps, sizes=(16, 16, 16, 16), probes=None, to
 def noisy():
     """A regression with noise: `task()`, `truth(...)` from every example's gradient, `loss`, `train(spool, ...)`."""
     return types.SimpleNamespace(task=_task, truth=_truth, loss=_loss, train=_train, examples=EXAMPLES)
-
-
-@pytest.fixture
-def spools(tmp_path, recorded):
-    """`spools()`: one spool after another."""
-    names = iter("abcdefgh")
-
-    class Spool:
-        def __init__(self):
-            self.folder = tmp_path / next(names)
-            self.url = f"spool:{self.folder}"
-
-        def __call__(self):
-            return recorded(self.folder)
-
-    return Spool

@@ -1,11 +1,14 @@
 """The critical step is where a closed form says that the loss rises; the critical sharpness is 2 over that rate."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from learnmech.probes import Recorder, every, is_probing
 from learnmech.probes.critical_sharpness import CriticalSharpness
+from learnmech.probes.probe import TrainingView
 
 
 class Bowl(nn.Module):
@@ -178,6 +181,35 @@ def test_the_learning_rate_is_that_of_the_update_not_of_the_next(quartic, spool)
     for step in range(3):
         c, sharp = run.values("critical_step")[step], run.values("critical_sharpness")[step]
         assert sharp * c == pytest.approx(2 / (0.2 * 0.5**step))
+
+
+def test_a_learning_rate_on_a_device_is_not_waited_for_before_the_update(spool):
+    """On the meta device any way to read it raises; what was in force is kept, whatever a scheduler writes after."""
+    model, probe = Bowl(), CriticalSharpness(every(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rate = torch.tensor(0.1)
+    optimizer.param_groups[0]["lr"] = torch.empty((), device="meta")
+    hold = lambda: {name: p.detach().clone() for name, p in model.named_parameters()}
+    probe.prepare(TrainingView(0, model, [optimizer], dict(model.named_parameters()), None, None, hold))
+    optimizer.param_groups[0]["lr"] = rate
+    descend(spool.url, CriticalSharpness(every(1)), steps=2, model=model, optimizer=lambda model: optimizer)
+    run = spool()
+    for step in range(2):
+        c, sharp = run.values("critical_step")[step], run.values("critical_sharpness")[step]
+        assert sharp * c == pytest.approx(2 / float(rate))
+
+
+def test_it_can_be_copied_and_pickled_in_the_middle_of_a_step(picklable):
+    model, probe = Bowl(), CriticalSharpness(every(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.step = lambda: None  # as schedulers leave it: it cannot be pickled
+    hold = lambda: {name: p.detach().clone() for name, p in model.named_parameters()}
+    probe.prepare(TrainingView(0, model, [optimizer], dict(model.named_parameters()), None, None, hold))
+    for twin in (picklable(probe), copy.deepcopy(probe)):
+        assert twin.tol == probe.tol
+        assert not twin._rules.values
+        assert not twin._rules.read([])
+    assert probe._rules.read([])["w"].rate == 0.1
 
 
 def test_half_precision_weights_are_not_measured(spool):

@@ -81,6 +81,23 @@ def test_a_failure_now_and_then_does_not_silence_it():
     assert calls == list(range(12))
 
 
+def test_another_run_tries_again(caplog):
+    calls = []
+
+    def broken(values, step):
+        calls.append(step)
+        raise OSError("no network yet")
+
+    logs = Behind(broken)
+    for run in range(3):
+        for step in range(5):
+            logs.tell(step, [Measurement("loss", 1.0)])
+        logs.end()
+        logs.wait(10)
+        assert len(calls) == 3 * (run + 1)
+    assert len(caplog.records) == 3
+
+
 def test_a_logger_that_hangs_holds_up_neither_the_steps_nor_the_end(caplog):
     go, logged = threading.Event(), []
 
@@ -135,6 +152,22 @@ def test_loggers_in_the_training_thread_take_no_more_than_their_share(monkeypatc
     assert all(value == step for step, values in calls for value in values.values()), "each at its own step"
     logs.end()
     assert calls[-1] == (9999, {"learnmech/loss": 9999.0})
+
+
+def test_without_a_budget_for_probes_the_loggers_have_one(monkeypatch):
+    """Measured by schedule, once a minute: each is logged at its time."""
+    now, calls = [0.0], []
+    monkeypatch.setattr("learnmech.probes.logs.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def log(values, step):
+        now[0] += 0.1
+        calls.append(step)
+
+    logs = Paced(log, share=0.0)
+    for step in range(5):
+        logs.tell(step, [Measurement("sharpness", 1.0)])
+        now[0] += 60
+    assert calls == list(range(5))
 
 
 def test_a_fast_logger_is_called_once_a_second(monkeypatch):

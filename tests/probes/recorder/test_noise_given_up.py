@@ -1,13 +1,18 @@
 """Pieces that never add up to the gradient are given up, and their hooks with them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from learnmech.probes import GradientNoiseScale, Recorder, every
 from learnmech.probes.isolation import Refusal
-from learnmech.probes.noise.choice import PATIENCE, Choice
+from learnmech.probes.noise.choice import LONG_PATIENCE, PATIENCE, Choice
+from learnmech.probes.noise.contributions import Sums
 from learnmech.probes.noise.leaves import LeafHooks
+from learnmech.probes.noise.live import LivePieces
+from learnmech.probes.noise.tally import Tally
 
 
 def loss(model, batch):
@@ -92,3 +97,109 @@ def test_in_several_processes_it_is_refused(source):
     choice.judged("it does not add up")
     with pytest.raises(Refusal, match="does not add up"):
         choice.settle()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_in_several_processes_numbers_that_are_zero_by_chance_are_no_reason(processes):
+    """Embeddings of which few rows are met; one process cuts batches instead, several have nothing else."""
+    model = nn.Linear(4, 4)
+    view = SimpleNamespace(model=model, parameters=dict(model.named_parameters()), processes=processes)
+    live = LivePieces(view, expected=2, members={"": ["weight", "bias"]})
+    live.close()
+    sums, nothing = Sums(1), torch.zeros(3)
+    sums.add_pieces(torch.ones(1, 2), units=8.0)
+    tally = Tally.of(sums, torch.ones(1), nothing, nothing)
+    found = live.parts(tally, tally.row.tolist(), precise=True, population=None)[""]
+    assert found.status == "undetermined"
+    assert "all zero" in found.reason
+    assert bool(live.void) == (processes == 1)
+
+
+def batches_of(*sizes):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(n, 4, generator=generator), torch.randn(n, 4, generator=generator)) for n in sizes]
+
+
+def single(spool, source, data, between=lambda step, model: None, loss=loss):
+    """Updates of one batch."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    probe = GradientNoiseScale(every(1), source=source)
+    with Recorder(model, optimizer, loss, [probe], sink=spool.url) as recorder:
+        for step, batch in enumerate(data):
+            optimizer.zero_grad()
+            loss(model, batch).backward()
+            between(step, model)
+            optimizer.step()
+            recorder.after_step(batch)
+    return spool()
+
+
+def test_one_odd_update_does_not_end_single_examples(spool):
+    """A step that was tried twice: two backward passes are in its gradient."""
+    data = batches_of(*[8] * 8)
+
+    def twice(step, model):
+        if step == 3:
+            loss(model, data[step]).backward()
+
+    run = single(spool, "auto", data, twice)
+    assert {step: m.method for step, m in run.all("noise_trace") if step not in (3, 4)} == {
+        0: "split_batch_in_4",
+        1: "examples",
+        2: "examples",
+        5: "examples",
+        6: "examples",
+        7: "examples",
+    }
+    assert not run.of_kind("probe_notice")
+
+
+def test_examples_that_were_asked_for_outlast_batches_of_odd_sizes(spool):
+    run = single(spool, "examples", batches_of(16, *range(15, 15 - PATIENCE - 2, -1), 16, 16, 16))
+    assert list(run.values("noise_trace"))[-2:] == [PATIENCE + 4, PATIENCE + 5]
+
+
+def test_sizes_that_are_never_met_again_are_given_up(spool):
+    run = single(spool, "examples", batches_of(*range(10, 10 + LONG_PATIENCE + 3)))
+    (refusal,) = [m for _, m in run.all("noise_trace")]
+    assert refusal.status == "unsupported"
+    assert "examples, where" in refusal.reason
+
+
+def test_batches_that_do_not_tell_how_many_examples_they_hold(spool):
+    """Texts, which the loss makes numbers of."""
+
+    def of_texts(model, texts):
+        x = torch.tensor([[float(len(text))] * 4 for text in texts])
+        return model(x).square().mean()
+
+    run = single(spool, "examples", [["a", "bc", "def"]] * (PATIENCE + 2), loss=of_texts)
+    (refusal,) = run.all("noise_trace")
+    assert refusal[0] < PATIENCE
+    assert refusal[1].status == "unsupported"
+    assert "how many examples" in refusal[1].reason
+    assert "one row for each example" in refusal[1].reason
+
+
+def test_hooks_are_let_go_of_where_watching_fails(spool):
+    """A layer that raises when it is looked at; the training must not keep what was put on before."""
+
+    class Odd(nn.Linear):
+        @property
+        def batch_first(self):
+            raise RuntimeError("not now")
+
+    model = nn.Sequential(nn.Linear(4, 4), Odd(4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    probe = GradientNoiseScale(every(1), source="examples")
+    with Recorder(model, optimizer, loss, [probe], sink=spool.url) as recorder:
+        for batch in batches_of(8, 8, 8):
+            optimizer.zero_grad()
+            loss(model, batch).backward()
+            optimizer.step()
+            recorder.after_step(batch)
+    for p in model.parameters():
+        assert not p._backward_hooks
+        assert not p._post_accumulate_grad_hooks

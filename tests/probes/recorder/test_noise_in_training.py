@@ -15,7 +15,7 @@ class Compared(GradientNoiseScale):
     """Sets each measurement beside the exact numbers at the same weights, from all per-example gradients."""
 
     def __init__(self, x, y, schedule):
-        super().__init__(schedule)
+        super().__init__(schedule, source="split")
         self.x, self.y, self.rows = x, y, []
 
     def measure(self, view):

@@ -66,6 +66,22 @@ def test_clipping_that_nobody_told_of_is_undetermined(spool, noisy):
     assert "Recorder(gradient_clip=...)" in run.all("noise_trace")[0][1].reason
 
 
+def test_an_update_that_was_not_clipped_shows_that_there_is_no_loss_scale(spools, noisy):
+    """Left out, all of the large gradients would be: what is recorded is what a run without clipping records."""
+    model, x, y = noisy.task()
+    plain = noisy.train(spools(), model, x, y, steps=30, told=False)
+    norms = plain.values("grad_norm")
+    clip = 0.999 * sorted(norms.values())[20]
+    clipped = noisy.train(spools(), model, x, y, steps=30, clip=clip, told=False)
+    first = next(step for step, norm in norms.items() if norm < clip)
+    statuses = [m.status for _, m in clipped.all("noise_trace")]
+    assert statuses == ["undetermined"] * first + ["ok"] * (30 - first)
+    for observable in ("noise_trace", "grad_sq_norm"):
+        truth = {step: value for step, value in plain.values(observable).items() if step >= first}
+        found = {step: value for step, value in clipped.values(observable).items() if step >= first}
+        assert found == pytest.approx(truth, rel=1e-3)
+
+
 @pytest.mark.parametrize("told", ["each micro-batch", "after unscale_", "no"])
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_a_loss_scale_is_not_counted(spools, told, clip, noisy):

@@ -5,6 +5,7 @@ The oracle is the definition: batch size times the covariance of the update's gr
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -108,7 +109,7 @@ def test_without_units_a_cut_batch_says_something_else(spool, exact):
     ("units", "reason"),
     [
         (lambda batch: batch["labels"].sum(), "units(batch) raised"),
-        (lambda batch: "many", "expected a positive number"),
+        (lambda batch: "many", "expected a number from 0 on"),
         (lambda batch: 0.0 * batch[0].sum(), "a mean over none"),
     ],
 )
@@ -125,3 +126,41 @@ def test_units_of_a_piece_that_cannot_be_counted(spool, units, reason):
     (refusal,) = [m for _, m in spool().all("noise_trace")]
     assert refusal.status == "unsupported"
     assert reason in refusal.reason
+
+
+KINDS = {
+    "int": lambda batch: int(tokens(batch)),
+    "numpy": lambda batch: np.int64(int(tokens(batch))),
+    "tensor": tokens,
+}
+
+
+@pytest.mark.parametrize("source", ["pieces", "split"])
+def test_whatever_kind_of_number_the_units_are(spools, source):
+    """With an update in which one of four pieces holds no token: nothing can be said of it, and no more than that."""
+    found = []
+    for units in KINDS.values():
+        model, generator, spool = Bigrams(), torch.Generator().manual_seed(5), spools()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        probe = GradientNoiseScale(every(1), source=source, units=units, weighted=True)
+        count = 4 if source == "pieces" else 1
+        with Recorder(
+            model, optimizer, mean_over_tokens, [probe], sink=spool.url, accumulation=count, strict=True
+        ) as recorder:
+            for step in range(4):
+                x, y = documents(8, generator)
+                y[:2] = PADDING if step == 1 else y[:2]
+                whole = tokens((x, y))
+                optimizer.zero_grad()
+                for batch in zip(x.chunk(count), y.chunk(count), strict=True):
+                    if tokens(batch):
+                        (mean_over_tokens(model, batch) * tokens(batch) / whole).backward()
+                    else:
+                        (model(batch[0]).sum() * 0.0).backward()
+                    recorder.after_backward(batch)
+                optimizer.step()
+                recorder.after_step(batch)
+        found.append([(step, m.status, m.value) for step, m in spool().all("noise_trace")])
+    assert found[0] == found[1] == found[2]
+    assert [step for step, _, _ in found[0]] == ([0, 1, 2, 3] if source == "pieces" else [0, 2, 3])
+    assert {status for _, status, _ in found[0]} == {"ok"}

@@ -104,6 +104,37 @@ def test_after_running_out_of_memory_the_batch_is_taken_in_parts(mean_square, sp
         assert m.value == pytest.approx(expected[step], rel=1e-6)
 
 
+def test_what_never_fits_is_given_up_and_its_memory_freed(mean_square, spool, monkeypatch, caplog):
+    """In 1, 4 and 16 parts, then no more; the allocator's cache is emptied each time, with no tensor of ours alive."""
+    tried, freed = [], []
+
+    def loss_fn(model, batch):
+        if is_probing():
+            tried.append(len(batch[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mean_square(model, batch)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
+    model = nn.Linear(3, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(model, optimizer, loss_fn, [Sharpness(every(1))], sink=spool.url) as recorder:
+        runner = recorder._engine.runner
+        runner._device = torch.device("cuda")  # all that the CPU can show: what would be done there
+        for _ in range(8):
+            batch = (torch.randn(32, 3, dtype=torch.float64), torch.randn(32, 1, dtype=torch.float64))
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            optimizer.step()
+            recorder.after_step(batch)
+    run = spool()
+    assert sorted(set(tried), reverse=True) == [32, 8, 2]
+    assert len(freed) == 3
+    assert [m.status for _, m in run.all("sharpness")] == ["failed"] * 3
+    assert len(run.of_kind("probe_disabled")) == 1
+    said = [record.message for record in caplog.records if "sharpness" in record.message]
+    assert len(said) == 2, "once that it failed, once that it is given up"
+
+
 def test_usual_settings_keep_one_per_cent_with_few_products(cross_entropy, spool):
     """The oracle is the dense Hessian by `torch.autograd.functional`, at the step of each measurement."""
     torch.manual_seed(0)

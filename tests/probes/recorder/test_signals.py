@@ -1,8 +1,10 @@
 """Signals from inside a process: who listens when, and what is back afterwards."""
 
+import faulthandler
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +91,56 @@ def test_the_end_in_another_thread_is_recorded(recorder, spool, heard):
     with recorder():
         pass
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_runs_that_end_in_the_order_in_which_they_began_leave_nothing_behind(recorder, heard):
+    """Two monitors of one fit, closed as callbacks are: the first one first."""
+    before = signal.getsignal(signal.SIGUSR1)
+    for _ in range(3):
+        schedules = on_demand(signal.SIGUSR1), on_demand(signal.SIGUSR1)
+        first, second = (recorder([Vitals(schedule)]) for schedule in schedules)
+        first.__enter__()
+        second.__enter__()
+        first.close()
+        heard.clear()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert heard == [signal.SIGUSR1]
+        assert [schedule.due(1, 0) for schedule in schedules] == [False, True], "only who is open is asked"
+        second.close()
+        assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_signals_that_code_in_c_listens_to_stay_with_it(recorder, caplog):
+    """The order in which faulthandler and a run begin decides: it would not get its signal back from us."""
+    with Path(os.devnull).open("w", encoding="utf-8") as traces:
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            faulthandler.register(number, file=traces)
+        try:
+            with recorder([Vitals(on_demand(signal.SIGUSR2))]):
+                for number in (signal.SIGTERM, signal.SIGUSR2):
+                    assert signal.getsignal(number) is signal.SIG_DFL
+                    os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGUSR2)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                assert faulthandler.unregister(number)
+    assert any(f"nothing at signal {int(signal.SIGUSR2)}" in message for message in caplog.messages)
+
+
+def test_the_end_of_its_pipe_ends_the_thread_that_watches(recorder):
+    def watching():
+        return [thread for thread in threading.enumerate() if thread.name == "learnmech-sigterm"]
+
+    with recorder():
+        (thread,) = watching()
+        writer = signal.set_wakeup_fd(-1)
+        other = os.open(os.devnull, os.O_RDWR | os.O_NONBLOCK)
+        os.dup2(other, writer)  # as a program does that closes what it does not know
+        os.close(other)
+        thread.join(5)
+        assert not thread.is_alive()
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    assert not watching()
 
 
 def test_a_run_in_another_thread_is_measured(recorder, spool):

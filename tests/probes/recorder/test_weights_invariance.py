@@ -9,6 +9,7 @@ from learnmech.probes.isolation import Refusal
 from learnmech.probes.probe import BaseProbe, TrainingView
 from learnmech.probes.symmetries import Symmetries
 from learnmech.probes.symmetry import scale_invariant
+from learnmech.probes.symmetry.rescaling import RescalingTests
 
 
 class Replays(BaseProbe):
@@ -98,6 +99,7 @@ def test_a_loss_that_fails_at_rescaled_weights_costs_that_test_only(spool):
     view.may_replay = True
     probe._test(view)
     assert "cannot be replayed" in probe.notice()
+    assert probe._no_tests, "now or later"
     assert not probe.notice()
     run = train(model, spool, [WeightDynamics(every(1))])
     assert counts(run)
@@ -155,3 +157,52 @@ def test_a_tensor_that_loses_the_symmetry_loses_the_certificate(spool):
     run = train(model, spool, [WeightDynamics(every(1))], each=exchange)
     assert max(counts(run)) == 8, "three looks above the floor"
     assert run.values("scale_invariance", "scale_invariant")[8] > 1e-3, "which the law sees at once"
+
+
+def confirmed(run):
+    """How many members the loss itself has confirmed, by step."""
+    return {step: m.method for step, m in run.all("scale_invariance", "scale_invariant")}
+
+
+def test_who_has_certified_is_said(spools):
+    """The loss at rescaled weights where it may be asked, else the gradient alone."""
+    run = train(normalized(), spools(), [WeightDynamics(every(1)), Replays(every(1))])
+    assert confirmed(run) == dict.fromkeys(range(5, 12), "loss_confirms_1_of_1")
+    run = train(normalized(), spools(), [WeightDynamics(every(1))])
+    assert confirmed(run) == dict.fromkeys(range(4, 12), "loss_confirms_0_of_1")
+
+
+def test_a_loss_that_is_too_coarse_confirms_nothing(spool):
+    """In bfloat16 rescaling by one per cent changes the loss by no more than rounding may, whatever the weights are."""
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(256, elementwise_affine=False)
+    model = nn.Sequential(nn.Linear(6, 256, bias=False), norm, nn.ReLU(), nn.Linear(256, 3))
+    forward = model.forward
+
+    def coarse(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(x).float()
+
+    model.forward = coarse
+    run = train(model, spool, [WeightDynamics(every(1)), Replays(every(1))])
+    assert set(confirmed(run).values()) == {"loss_confirms_0_of_1"}
+
+
+@pytest.mark.parametrize(("failures", "tested"), [(2, True), (3, False)])
+def test_one_evaluation_that_fails_is_not_the_end_of_the_tests(failures, tested, monkeypatch, spool):
+    """A lack of memory may pass; three failures do not."""
+    probe, test, failed = WeightDynamics(every(1)), RescalingTests._test, []
+
+    def sometimes(tests, view, group):
+        if len(failed) < failures:
+            failed.append(group)
+            raise MemoryError("no room")
+        return test(tests, view, group)
+
+    monkeypatch.setattr(RescalingTests, "_test", sometimes)
+    run = train(normalized(), spool, [probe, Replays(every(1))])
+    assert len(failed) == failures
+    assert bool(probe._invariance._tests.found) is tested
+    assert ("no room" in probe._no_tests) is not tested
+    assert any("no room" in event.message for event in run.of_kind("probe_notice"))
+    assert set(run.values("weight_norm")) == set(range(12))

@@ -112,6 +112,20 @@ def test_clipping_between_the_look_and_the_update_is_taken_into_account(spool, e
     assert max(run.values("charge_drift_error", "symmetry:rescale").values()) < 1e-6
 
 
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.01}, {"maximize": True}])
+def test_nesterov_that_is_written_over_the_gradient(foreach, settings, spool, examples):
+    """Without decay the foreach form leaves g + mu v' in `.grad`; clipping is still told from it."""
+    optimizer = torch.optim.SGD(
+        (model := relu()).parameters(), lr=0.02, momentum=0.9, nesterov=True, foreach=foreach, **settings
+    )
+    clip = lambda model: nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+    run = train(model, optimizer, Symmetries(every(1)), spool, examples, before=clip)
+    errors = run.values("charge_drift_error", "symmetry:rescale")
+    assert set(errors) == {5, 6, 7}
+    assert max(errors.values()) < 1e-6
+
+
 def test_clipping_by_value_is_not_guessed(spool, examples):
     model = relu()
     clip = lambda model: nn.utils.clip_grad_value_(model.parameters(), 1e-3)

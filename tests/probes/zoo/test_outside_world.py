@@ -97,12 +97,24 @@ class Sender:
         self.rows.put(row)
 
 
-@pytest.mark.parametrize("what", ["file", "queue", "sender", "socket"])
+class Counter:
+    """Counts under a lock, since threads of the user's count as well."""
+
+    def __init__(self):
+        self.lock, self.count = threading.Lock(), 0
+
+    def add(self):
+        with self.lock:
+            self.count += 1
+
+
+@pytest.mark.parametrize("what", ["file", "queue", "sender", "socket", "counter"])
 def test_a_channel_that_was_opened_before(monitored, zoo, what, tmp_path):
     class Holds(zoo.Base):
         def on_fit_start(self):
             self.file = Path("held.txt").open("a", encoding="utf-8")  # noqa: SIM115 (it is held on purpose)
             self.queue, self.sender, self.socket = queue.Queue(), Sender(), socket.socketpair()
+            self.counter = Counter()
 
         def on_fit_end(self):
             self.file.close()
@@ -116,15 +128,21 @@ def test_a_channel_that_was_opened_before(monitored, zoo, what, tmp_path):
                 self.queue.put(batch_idx)
             elif what == "sender":
                 self.sender.send(batch_idx)
+            elif what == "counter":
+                self.counter.add()
             else:
                 self.socket[0].sendall(b"x")
             return super().training_step(batch, batch_idx)
 
         def memory(self):
-            return self.queue.qsize(), self.sender.rows.qsize()
+            return self.queue.qsize(), self.sender.rows.qsize(), self.counter.count
 
     words = {"file": "Holds.file (a TextIOWrapper)", "queue": "Holds.queue (a Queue)"}
-    words |= {"sender": "Holds.sender (a Sender)", "socket": "Holds.socket (a socket)"}
+    words |= {
+        "sender": "Holds.sender (a Sender)",
+        "socket": "Holds.socket (a socket)",
+        "counter": "Holds.counter (a Counter)",
+    }
     refused_without_a_trace(monitored(Holds), f"training_step uses {words[what]}")
     assert (tmp_path / "held.txt").read_text(encoding="utf-8") == ("x" * 2 * STEPS if what == "file" else "")
 
@@ -256,6 +274,26 @@ def test_work_for_another_thread(monitored, zoo, how, tmp_path):
     with pool:
         refused_without_a_trace(monitored(Hands), "training_step hands work to another thread")
     assert (tmp_path / "rows.txt").read_text(encoding="utf-8") == "x" * 2 * STEPS
+
+
+@pytest.mark.parametrize("how", ["queue", "file"])
+def test_what_nothing_of_the_model_holds(monitored, zoo, how, tmp_path):
+    """But for a `file.write` itself, which nobody sees."""
+    items = queue.Queue()
+    with (tmp_path / "lines.txt").open("w", encoding="utf-8") as file:
+
+        class Reaches(zoo.Base):
+            def training_step(self, batch, batch_idx):
+                if how == "queue":
+                    items.put(batch_idx)
+                else:
+                    print("x", file=file)
+                return super().training_step(batch, batch_idx)
+
+        said = {"queue": "shares a queue with another thread", "file": "prints to a file"}
+        refused_without_a_trace(monitored(Reaches), f"training_step {said[how]}")
+    lines = (tmp_path / "lines.txt").read_text(encoding="utf-8").split()
+    assert len(lines) + items.qsize() == 2 * STEPS
 
 
 def test_effects_left_out_while_probing_are_the_way_out(monitored, zoo, passed, tmp_path):

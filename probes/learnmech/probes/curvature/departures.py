@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from learnmech.probes.foreign import ADDED, GRADIENT, foreign
+
 NAMED = 3
 """So many names are given of each kind."""
 
@@ -25,7 +27,7 @@ def departures(model: nn.Module, parameters: Mapping[str, Tensor]) -> str:
     Returns:
         A sentence, '' if there is nothing of the kind.
     """
-    hooked = [name for name, p in parameters.items() if _hooks(p)]
+    hooked = [name for name, p in parameters.items() if foreign(p, GRADIENT, ADDED)]
     shortened = [
         f"{name or type(module).__name__}.max_norm={module.max_norm:g}"
         for name, module in model.named_modules()
@@ -43,13 +45,6 @@ def departures(model: nn.Module, parameters: Mapping[str, Tensor]) -> str:
             "weights, without the projection"
         )
     return "; ".join(found)
-
-
-def _hooks(parameter: Tensor) -> bool:
-    """Tell whether there are hooks of the training's; ours, which measure noise, change nothing."""
-    kinds = (getattr(parameter, kind, None) or {} for kind in ("_backward_hooks", "_post_accumulate_grad_hooks"))
-    hooks = [hook for found in kinds for hook in found.values()]
-    return any(not str(getattr(hook, "__module__", "")).startswith("learnmech.") for hook in hooks)
 
 
 def _some(names: Iterable[str]) -> str:

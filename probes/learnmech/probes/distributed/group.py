@@ -4,9 +4,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from learnmech.probes.context import waits_for_others
-from learnmech.probes.distributed.fsdp import is_shard, mesh_of, reshard
+from learnmech.probes.context import WAITS, waits_for_others
+from learnmech.probes.distributed.fsdp import SHARDED, is_shard, is_sharded, mesh_of, reshard
 from learnmech.probes.distributed.peers import Peers
+
+ENDS_EARLY = (
+    "Processes may run out of data one after the other (torch.distributed.algorithms.Join): one that has cannot "
+    "measure with the others."
+)
 
 
 def peers_of(model: nn.Module) -> Peers | None:
@@ -48,6 +53,13 @@ def may_end_early(model: nn.Module) -> bool:
     One that has goes on in the collectives of gradients alone: any other would meet these there, and end the training.
     """
     return bool(getattr(getattr(model, "_join_config", None), "enable", False))
+
+
+def why_not_alone(model: nn.Module) -> str:
+    """Return why this process alone may not evaluate the loss: others would have to come along; '' if it may."""
+    if waits_for_others(model):
+        return WAITS
+    return SHARDED if is_sharded(model) else ""
 
 
 def peers_in(group: dist.ProcessGroup | None, device: torch.device) -> Peers | None:

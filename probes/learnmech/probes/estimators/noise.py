@@ -111,7 +111,7 @@ class Design:
     def trouble(self) -> str:
         """Say why nothing can be estimated from such pieces; '' if it can."""
         if not (math.isfinite(self.inverse) and self.inverse > 0 and self.units > 0 and self.examples > 0):
-            return "no examples could be counted in one of the pieces" if self.pieces else "no piece was seen"
+            return "one of the pieces has no examples, or units, to be counted" if self.pieces else "no piece was seen"
         if self.pieces < 2 or self.weight_sq >= self.weight**2:
             return "the gradient came in one piece only: its noise shows in the differences between two or more"
         return ""

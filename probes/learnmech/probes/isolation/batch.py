@@ -106,6 +106,9 @@ def tensors(batch: Any) -> Iterator[Tensor]:
     """Yield the tensors of a batch in a fixed order; one that occurs twice comes twice."""
     if isinstance(batch, Tensor):
         yield batch
+    elif type(batch) is tuple or type(batch) is list:  # before the dearer questions: this is asked at every step
+        for value in batch:
+            yield from tensors(value)
     elif isinstance(batch, (*_PLAIN, type)) or callable(batch):
         return
     elif isinstance(batch, Mapping):

@@ -26,23 +26,24 @@ class Doors:
     def __init__(self, places: Callable[[], Iterator[Place]]) -> None:
         self._places = places
         self._lock = threading.Lock()
-        self._users = 0
+        self._users: set[object] = set()
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._made: dict[tuple[int, str], tuple[Any, Any]] = {}  # replacements from before: making them takes longer
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Replace them; with the last user they are as they were."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._replace()
+        user = object()
         try:
+            with self._lock:
+                self._users.add(user)
+                if len(self._users) == 1:
+                    self._replace()
             yield
         finally:
             with self._lock:
-                self._users -= 1
-                if self._users == 0:
+                self._users.discard(user)
+                if not self._users:
                     self._put_back()
 
     def _replace(self) -> None:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from learnmech.probes.isolation.containers import EXACT, SLOTS, Kind, kind_of, same_items
 from learnmech.probes.isolation.rng import OWNED
 from learnmech.probes.isolation.slots import has_slots
-from learnmech.probes.isolation.withheld import stand_in
+from learnmech.probes.isolation.withheld import holds_threads, stand_in
 
 logger = logging.getLogger("learnmech.probes")
 
@@ -50,12 +50,6 @@ _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
 """Values that hold nothing: most attributes of a module."""
 
 
-def _holds_threads(state: Mapping[str, Any]) -> bool:
-    """Tell whether an object works with other threads: its content may change behind our back and is left alone."""
-    near = {"threading", "_thread", "queue", "_queue", "multiprocessing", "concurrent", "socket", "asyncio"}
-    return any(type(value).__module__.partition(".")[0] in near for value in state.values())
-
-
 def _is_users(value: Any) -> bool:
     """Tell whether `value` is an object of a class of the user's."""
     return type(value).__module__.partition(".")[0] not in _FOREIGN
@@ -63,8 +57,7 @@ def _is_users(value: Any) -> bool:
 
 def _is_state_object(value: Any) -> bool:
     """Tell whether `value` is an object of the user's (or a scheduler) whose attributes are state of the model."""
-    state = getattr(value, "__dict__", {}) if type(value).__dictoffset__ else {}
-    if not (type(value).__dictoffset__ or has_slots(value)) or _holds_threads(state):
+    if not (type(value).__dictoffset__ or has_slots(value)) or holds_threads(value):
         return False
     module = type(value).__module__
     if isinstance(value, types.SimpleNamespace) or module.startswith("torch.optim.lr_scheduler"):

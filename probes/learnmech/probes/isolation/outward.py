@@ -13,6 +13,7 @@ of 300 tensors has 400 of them, 40 us with a hook that does nothing. Guarded doo
 import builtins
 import io
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -52,11 +53,13 @@ class _Watch(threading.local):
         origin: What is evaluated, None outside of evaluations.
         remedy: What to do instead.
         found: The first effect, as a sentence.
+        made: Queues that it made itself, which nobody else knows.
     """
 
     origin: str | None = None
     remedy: str = ""
     found: str = ""
+    made: tuple[object, ...] = ()
 
 
 _watch = _Watch()
@@ -89,8 +92,8 @@ def nothing_leaves(origin: str, remedy: str) -> Iterator[None]:
     Raises:
         Refusal: It was about to.
     """
-    before = (_watch.origin, _watch.remedy, _watch.found)
-    _watch.origin, _watch.remedy, _watch.found = origin, remedy, ""
+    before = (_watch.origin, _watch.remedy, _watch.found, _watch.made)
+    _watch.origin, _watch.remedy, _watch.found, _watch.made = origin, remedy, "", ()
     try:
         with _doors.guarded():
             yield
@@ -100,7 +103,7 @@ def nothing_leaves(origin: str, remedy: str) -> Iterator[None]:
             raise
         found = _watch.found
     finally:
-        _watch.origin, _watch.remedy, _watch.found = before
+        _watch.origin, _watch.remedy, _watch.found, _watch.made = before
     if found:  # also where the user's code caught it, or made another exception of it
         raise Refusal(found, remedy)
 
@@ -118,6 +121,9 @@ def _places() -> Iterator[Place]:
     yield subprocess.Popen, "__init__", _guard(_starts)
     yield threading.Thread, "start", _guard(_hands_over, _LIBRARIES)
     yield ThreadPoolExecutor, "submit", _guard(_hands_over, _LIBRARIES)
+    yield queue.Queue, "__init__", _guard(_makes)
+    for name in ("put", "get"):
+        yield queue.Queue, name, _guard(_uses_queue, _LIBRARIES)
     for package, name, effect in (("_posixsubprocess", "fork_exec", _starts), ("sqlite3", "connect", _changes)):
         if package in sys.modules:  # otherwise nobody has it
             yield sys.modules[package], name, _guard(effect)
@@ -185,6 +191,15 @@ def _sends(*_: Any, **__: Any) -> str:
 
 def _hands_over(*_: Any, **__: Any) -> str:
     return "hands work to another thread"
+
+
+def _makes(made: object, *_: Any, **__: Any) -> str:
+    _watch.made += (made,)
+    return ""
+
+
+def _uses_queue(found: object, *_: Any, **__: Any) -> str:
+    return "" if any(found is made for made in _watch.made) else "shares a queue with another thread"
 
 
 def _is_exempt(frame: FrameType, callers: tuple[str, ...]) -> bool:

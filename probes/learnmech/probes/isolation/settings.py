@@ -56,13 +56,13 @@ def optimizers_at_rest(optimizers: Iterable[Optimizer], twins: Mapping[int, Tens
         twins: Stand-ins by the identity of the parameter.
     """
     kept = []
-    for optimizer in optimizers:
-        groups = [(group, group["params"]) for group in optimizer.param_groups]
-        kept.append((optimizer, groups, optimizer.__dict__.get("step")))  # schedulers put a wrapper there
-        for group, params in groups:
-            group["params"] = [twins.get(id(parameter), parameter) for parameter in params]
-        optimizer.__dict__["step"] = _no_step
     try:
+        for optimizer in optimizers:
+            groups = [(group, group["params"]) for group in optimizer.param_groups]
+            kept.append((optimizer, groups, optimizer.__dict__.get("step")))  # schedulers put a wrapper there
+            for group, params in groups:
+                group["params"] = [twins.get(id(parameter), parameter) for parameter in params]
+            optimizer.__dict__["step"] = _no_step
         yield
     finally:
         for optimizer, groups, step in reversed(kept):

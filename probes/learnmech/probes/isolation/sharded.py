@@ -144,7 +144,6 @@ def isolated_sharded(source: Source, work: Callable[[ShardedLoss], T], batch: An
     with untouched(source, batch) as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_gradients_kept(model))
         source.enter(stack)
         stack.enter_context(_cleaned(model))
         return _measured(source, work, trainable)
@@ -161,17 +160,6 @@ def _measured(source: Source, work: Callable[[ShardedLoss], T], trainable: dict[
     finally:
         reshard(model)  # first: the journal puts sharded parameters back where gathered ones may be
         journal.restore()
-
-
-@contextmanager
-def _gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Take the gradients of training away, and give the very same objects back."""
-    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, grad in kept:
-            parameter.grad = grad
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What every isolated measurement keeps as it was, whichever way the loss is evaluated, and the look at the end."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -40,8 +39,6 @@ def untouched(source: Source, batch: Any) -> Iterator[ExitStack]:
         stack.enter_context(gradients_kept(model))
         stack.enter_context(silenced(model))
         stack.enter_context(quiet())
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # a replay would use up the one time that the user's own warnings are shown
         yield stack
     touched = canary.touched()
     if touched:

@@ -2,13 +2,13 @@
 
 During an evaluation something else stands in their place. Trackers swallow what they are told, as the trainer's own
 loggers do. The others refuse: a line written through an open file, an item put into a queue, or one drawn from an
-iterator over the data cannot be taken back. An iterator of a class of the user's is put back with its attributes, and
-the iterators among those are withheld.
+iterator over the data cannot be taken back, nor what is done to an object of the user's that other threads work on. An
+iterator of a class of the user's is put back with its attributes, and the iterators among those are withheld.
 """
 
-import sys
 from typing import Any
 
+from learnmech.probes.isolation.quiet import is_screen
 from learnmech.probes.isolation.stand_ins import Silent, StandIn, Withheld
 
 _CHANNELS = {
@@ -30,6 +30,9 @@ _CHANNELS = {
 }
 """Ways out of the process, or to another thread, by the module and name of their class: nothing is imported to ask."""
 
+_THREADS = {"threading", "_thread", "queue", "_queue", "multiprocessing", "concurrent", "socket", "asyncio"}
+"""Packages whose objects are held by what works with other threads: locks, queues, pools."""
+
 _TRACKERS = ("wandb", "mlflow", "tensorboardX", "torch.utils.tensorboard", "neptune", "comet_ml", "aim", "clearml",
              "swanlab", "dvclive", "tqdm", "lightning.pytorch.loggers", "pytorch_lightning.loggers")  # fmt: skip
 """Packages whose objects take what is logged or shown."""
@@ -42,7 +45,9 @@ def is_channel(value: Any) -> bool:
     >>> is_channel(queue.Queue()), is_channel([])
     (True, False)
     """
-    return any(cls.__name__ in _CHANNELS.get(cls.__module__, ()) for cls in type(value).__mro__)
+    return not is_screen(value) and any(
+        cls.__name__ in _CHANNELS.get(cls.__module__, ()) for cls in type(value).__mro__
+    )
 
 
 def is_tracker(value: Any) -> bool:
@@ -61,7 +66,7 @@ def is_iterator(value: Any) -> bool:
 
 
 def stand_in(value: Any, name: str, *, users: bool, kept: bool) -> StandIn | None:
-    """Return what stands in for a channel, a tracker, an iterator, or an object of the user's that holds a channel.
+    """Return what stands in for a channel, a tracker, an iterator, or an object of the user's with a channel or a lock.
 
     Args:
         value: An attribute of a model, or an item of a container there.
@@ -71,11 +76,21 @@ def stand_in(value: Any, name: str, *, users: bool, kept: bool) -> StandIn | Non
     """
     if is_tracker(value):
         return Silent(value, name)
-    if any(value is stream for stream in (sys.stdout, sys.stderr)):
-        return None  # a line printed twice harms nothing
-    if is_channel(value) or (users and any(map(is_channel, _attributes(value)))):
+    if is_screen(value):
+        return None
+    if is_channel(value) or (users and (holds_threads(value) or any(map(is_channel, _attributes(value))))):
         return Withheld(value, name)
     return Withheld(value, name) if is_iterator(value) and not kept else None
+
+
+def holds_threads(value: Any) -> bool:
+    """Tell whether an object works with other threads, so that its content may change behind our back.
+
+    >>> import threading, types
+    >>> holds_threads(types.SimpleNamespace(lock=threading.Lock())), holds_threads(types.SimpleNamespace(count=0))
+    (True, False)
+    """
+    return any(type(held).__module__.partition(".")[0] in _THREADS for held in _attributes(value))
 
 
 def _attributes(value: Any) -> list[Any]:

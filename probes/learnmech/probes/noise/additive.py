@@ -39,6 +39,8 @@ class Additive(enum.Enum):
     NO = "no"
     UNKNOWN = "unknown"
     """They are not finite, or too much alike for rounding to tell."""
+    DRAWN = "drawn"
+    """They differ, but the loss draws random numbers of its own, others in the batch than in its pieces."""
 
 
 def compared(
@@ -55,6 +57,7 @@ def compared(
     |g - sum_k c_k g_k|^2 is held against the scatter sum_k c_k |g_k - mean|^2. Losses that compare examples with one
     another fail, and means over tokens of which some pieces hold more than others: there examples do not weigh alike.
     Masks of dropout are not the same in the batch and in its pieces. Where there are any, all of this is done without.
+    Other random numbers (noise that the loss adds) cannot be left out: gradients that differ then say nothing.
 
     Args:
         gradient: Returns the gradient of a batch, with the random numbers of some number.
@@ -70,7 +73,8 @@ def compared(
             found = [gradient(piece, 0) for piece in pieces]
     rows = [_distances(own, column, shares) for own, *column in zip(whole, *found, strict=True)]
     rest, scatter, size = torch.stack([row.to(rows[0].device) for row in rows]).sum(0).tolist()
-    return judged(rest, scatter, size, precise=precise)
+    verdict = judged(rest, scatter, size, precise=precise)
+    return Additive.DRAWN if verdict is Additive.NO and masks.drawn else verdict
 
 
 def _distances(whole: Tensor, pieces: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
@@ -110,9 +114,9 @@ def mixed(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 
 class _WithoutDropout(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
-    """Takes masks of dropout for their mean, and tells whether it met any."""
+    """Takes masks of dropout for their mean; tells whether it met any, and whether other random numbers were drawn."""
 
-    met = False
+    met = drawn = False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if operation is torch.ops.aten.bernoulli_.float:
@@ -123,4 +127,16 @@ class _WithoutDropout(TorchDispatchMode):  # type: ignore[no-untyped-call] # tor
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         if operation is torch.ops.aten.native_dropout_backward.default:
             return args[0].clone()
+        self.drawn = self.drawn or _draws(operation, args, kwargs or {})
         return operation(*args, **(kwargs or {}))
+
+
+def _draws(operation: Any, args: Any, kwargs: Any) -> bool:
+    """Tell whether an operation draws random numbers. Attention and recurrent layers do only where they drop out."""
+    if torch.Tag.nondeterministic_seeded not in getattr(operation, "tags", ()):
+        return False
+    for place, argument in enumerate(operation._schema.arguments):  # noqa: SLF001 (no public name)
+        if argument.name in ("dropout", "dropout_p"):
+            default = kwargs.get(argument.name, argument.default_value)
+            return bool((args[place] if place < len(args) else default) > 0.0)
+    return True

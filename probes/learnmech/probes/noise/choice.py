@@ -1,9 +1,12 @@
 """Which source the next measurement is made from: the cheapest that the run has, and why not a cheaper one."""
 
+from typing import NoReturn
+
 from torch import nn
 
+from learnmech.probes.arguments import function
 from learnmech.probes.context import distributed
-from learnmech.probes.isolation import Refusal
+from learnmech.probes.isolation import Refusal, Skip
 from learnmech.probes.noise.additive import Additive
 from learnmech.probes.noise.per_example.norms import FITTED
 from learnmech.probes.noise.per_example.safety import refusal, unasked
@@ -21,10 +24,21 @@ FIT_EVERY = 4
 PATIENCE = 3
 """Updates in a row from which nothing could be made, after which their source is given up."""
 
+LONG_PATIENCE = 30
+"""The same for updates of other sizes than expected, where examples were asked for and nothing else is tried: where one
+batch in ten is as large as the one before, 30 others come in a row with a probability of 4 %."""
+
 COUPLED = (
     "the gradient of a batch is not the mean of the gradients of its examples. If the loss is a mean over tokens, pass "
     "units= (GradientNoiseScale(units=lambda batch: (batch[1] != -100).sum()), say), else noise is told of examples "
     "that do not weigh alike; if it compares examples, the noise is that of pieces of a batch"
+)
+
+UNTOLD = "no update so far tells how many examples it has: no tensor of its batches has a first dimension"
+
+DRAWN = (
+    "the loss draws random numbers of its own, which are others for a batch and for its pieces: whether its "
+    'examples have gradients of their own cannot be tested (if they have, pass source="examples")'
 )
 
 
@@ -34,7 +48,7 @@ def check_arguments(source: str, *, units: object, split: object) -> None:
     Raises:
         ValueError: There is no such source, or it takes no units.
         TypeError: `units` or `split` cannot be called.
-    """
+    """  # noqa: DOC502 (raised by function)
     if source not in SOURCES:
         raise ValueError(f"GradientNoiseScale(source={source!r}): expected one of {', '.join(map(repr, SOURCES))}")
     if source in ("examples", "norm_layers") and units is not None:
@@ -43,8 +57,7 @@ def check_arguments(source: str, *, units: object, split: object) -> None:
             'source="pieces" and source="split"'
         )
     for argument, value in (("units", units), ("split", split)):
-        if value is not None and not callable(value):
-            raise TypeError(f"GradientNoiseScale({argument}={value!r}): expected a function of a batch, or None")
+        function("GradientNoiseScale", argument, value, "a function of a batch")
 
 
 class Choice:
@@ -74,7 +87,7 @@ class Choice:
         self.no_examples, self.no_cutting = self._only_cut, ""
         self._no_pieces = ""
         self._tested = False
-        self._failures = self._voids = self.confirmed = 0
+        self._failures = self._untold = self._voids = self.confirmed = 0
         self._void = ""
         self._unsaid: list[str] = []
 
@@ -134,7 +147,7 @@ class Choice:
         if found is Additive.UNKNOWN:
             return  # the next batch is cut as well, to find out
         if found is not None:
-            self.tested(COUPLED if found is Additive.NO else "")
+            self.tested({Additive.NO: COUPLED, Additive.DRAWN: DRAWN}.get(found, ""))
         self.made()
 
     def refuse_examples(self, why: str) -> None:
@@ -170,24 +183,49 @@ class Choice:
     def made(self) -> None:
         """Take note of a measurement."""
         self.turn += 1
-        self._failures = 0
+        self._failures = self._untold = 0
 
-    def failed(self, why: str, *, final: bool) -> None:
+    def failed(self, why: str, *, passing: bool) -> None:
         """Take note of an update from which nothing could be made.
 
         Args:
             why: The reason.
-            final: It will be the same the next time.
+            passing: The update was of other sizes than expected; the next one may not be.
+
+        Raises:
+            Refusal: There is nothing else to measure from.
+        """  # noqa: DOC502 (raised by `_give_up`)
+        self._failures += 1
+        patience = PATIENCE
+        if self.source == "examples" and passing:
+            patience = LONG_PATIENCE
+        elif self.source != "examples" and self.now == "examples" and not passing and not self.confirmed:
+            patience = 1  # layers that hide their examples at first will hide them the next time
+        if self._failures >= patience:
+            self._give_up(why)
+
+    def untold(self) -> NoReturn:
+        """Take note that nothing tells how many examples the next update has.
+
+        Raises:
+            Skip: This time.
+            Refusal: There is nothing else to measure from.
+        """  # noqa: DOC502 (Refusal is raised by `_give_up`)
+        self._untold += 1
+        if self._untold >= PATIENCE:
+            self._give_up(UNTOLD, "Put a tensor with one row for each example into batches.")
+        raise Skip(UNTOLD)
+
+    def _give_up(self, why: str, remedy: str = "") -> None:
+        """Give up the source of the next measurement.
 
         Raises:
             Refusal: There is nothing else to measure from.
         """
-        self._failures += 1
         unasked_for = self.source in ("auto", "norm_layers")
-        if self._failures < PATIENCE and not (final and unasked_for and self.now == "examples"):
-            return
         if not unasked_for or self.processes > 1 or (self.now == "pieces" and self.no_cutting):
-            raise Refusal(f"The noise cannot be told from the pieces of updates: {why}.")
+            pieces = "single examples" if self.now == "examples" else "the pieces of updates"
+            raise Refusal(f"The noise cannot be told from {pieces}: {why}.", remedy)
         if self.now == "norm_layers":
             raise Refusal(f"Norm layers do not tell the noise: {why}.", 'Use source="auto".')
         if self.now == "examples":

@@ -35,7 +35,7 @@ class Sums:
     """Sums over the pieces k of one gradient g = sum_k h_k, for several scopes (groups of parameters).
 
     All that the estimates need of the pieces; `|g|^2` comes from the gradient itself. Everything stays on the device,
-    and two instances add up: over micro-batches, and in one all-reduce of `pack()` over processes.
+    and sums add up over micro-batches here, over processes in one all-reduce of `pack()`.
 
     Where data parallelism averages over R processes, what a process contributes to the gradient is 1/R of what its
     backward pass saw, hence |h_k|^2 is 1/R^2 of that.
@@ -63,32 +63,20 @@ class Sums:
         """How many scopes."""
         return len(self.squares)
 
-    def add(
-        self, squares: Tensor, *, weight: Number = 1.0, units: Number = 1.0, examples: Number | None = None
-    ) -> None:
-        """Add one piece.
-
-        A piece of weight zero (a micro-batch whose tokens are all ignored) counts for nothing.
-
-        Args:
-            squares: |h_k|^2 of what it adds to the gradient. [scopes]
-            weight: Its weight w_k in the gradient, up to a factor that is the same for all: 1 where pieces are averaged
-                as they are, the count of tokens where the loss is a mean over all tokens.
-            units: Units n_k that its own gradient is a mean over.
-            examples: Examples that these belong to; None: a unit is an example.
-        """
-        self.add_pieces(squares.reshape(-1, 1), weight=weight, units=units, examples=examples)
-
     def add_pieces(
         self, squares: Tensor, *, weight: Number = 1.0, units: Number = 1.0, examples: Number | None = None
     ) -> None:
         """Add K pieces at once, such as all examples of a batch.
 
+        A piece of weight zero (a micro-batch whose tokens are all ignored) counts for nothing. Weights, units and
+        examples are one number for all, or one for each. [K]
+
         Args:
-            squares: |h_k|^2 of each. [scopes, K]
-            weight: As in `add`: one number for all, or one for each. [K]
-            units: The same.
-            examples: The same.
+            squares: |h_k|^2 of what each adds to the gradient. [scopes, K]
+            weight: The weight w_k of a piece in the gradient, up to a factor that is the same for all: 1 where pieces
+                are averaged as they are, the count of tokens where the loss is a mean over all tokens.
+            units: Units n_k that its own gradient is a mean over.
+            examples: Examples that these belong to; None: a unit is an example.
         """
         weight, units = self._here(weight), self._here(units)
         examples = units if examples is None else self._here(examples)
@@ -129,18 +117,6 @@ class Sums:
         for place, value in zip(row[-SCALARS:], self.scalars, strict=True):
             place.fill_(value)  # a kernel with a number in it, where a copy from the host would wait
         return row
-
-    @classmethod
-    def unpack(cls, row: Tensor, scopes: int) -> "Sums":
-        """Return the sums from a row of `pack`, such as one that has been added up over processes."""
-        found = cls(scopes, row.device)
-        found.squares += row[:-SCALARS].view(scopes, COLUMNS)
-        found.scalars = list(row[-SCALARS:])
-        return found
-
-    def __add__(self, other: "Sums") -> "Sums":
-        """Return the sums over the pieces of both."""
-        return Sums.unpack(self.pack() + other.pack(), self.scopes)
 
 
 @overload

@@ -51,7 +51,11 @@ class LiveExamples(LivePieces):
         self._verify = uses < ALWAYS or uses % EVERY == 0
         self._evidence: list[dict[str, Tensor]] = []
         self._watched: list[PerExample] = []
-        self._watch()
+        try:
+            self._watch()
+        except Exception:
+            self.close()  # nobody else can: there is no such object
+            raise
 
     def _watch(self) -> None:
         """Watch the backward pass of the next micro-batch."""

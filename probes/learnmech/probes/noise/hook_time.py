@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 
 class HookTime:
@@ -40,9 +39,3 @@ class HookTime:
 def inert() -> bool:
     """Tell whether code is being compiled or traced: what runs then is no training."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001 (no public name)
-
-
-def foreign(tensor: Tensor) -> bool:
-    """Tell whether someone else has hooks on a tensor, which may put something else in place of its gradient."""
-    hooks = tensor._backward_hooks  # noqa: SLF001 (no public name)
-    return any(getattr(hook, "__module__", "") != __name__ for hook in hooks.values()) if hooks else False

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from learnmech.probes.distributed.fsdp import is_shard, local, mesh_of
 from learnmech.probes.estimators.squares import square_sum
+from learnmech.probes.isolation import is_probing
 from learnmech.probes.noise.hook_time import HookTime
 
 WITNESSES = 8
@@ -156,7 +157,7 @@ class LeafHooks:
 
     def _hook(self, name: str, leaf: Tensor) -> None:
         def look(gradient: Tensor) -> None:
-            if self.trouble:
+            if self.trouble or is_probing():  # sharded parameters are differentiated themselves, by other probes too
                 return
             try:
                 with torch.no_grad():
@@ -175,6 +176,8 @@ class LeafHooks:
 
     def _meeting(self, names: Mapping[str, str]) -> Any:
         def meet(module: nn.Module, _: Any) -> None:
+            if is_probing():
+                return
             for attribute, name in names.items():
                 leaf = module._parameters.get(attribute)  # noqa: SLF001 (an attribute may be computed)
                 if leaf is None or id(leaf) in self._met or is_shard(leaf) or not leaf.requires_grad:

@@ -64,6 +64,8 @@ class LivePieces:
         """Why the latest row was not to be used, for a reason that may be there again."""
         self.factor = math.nan
         """What the gradient that was looked at is to be multiplied with, so that clipping and a loss scale are out."""
+        self.unscaled = False
+        """Whether an update has shown that there is no loss scale: its gradient was what its pieces add up to."""
         self._names = list(view.parameters)
         self.scopes = list(members)
         self._members = members
@@ -75,6 +77,7 @@ class LivePieces:
         self._looked: _Gradient | None = None
         self._clippable = False
         self._loss_scale: Tensor | float | None = None
+        self._several = view.processes > 1
         self._hooks = LeafHooks(view.model, view.parameters, expected)
         self._hooks.arm()
 
@@ -174,16 +177,19 @@ class LivePieces:
         """
         sums, whole, witness = tally.read(numbers[: len(tally.row)])
         reason = _mismatch(witness, whole[0], precise=precise) or self.judge(numbers[len(tally.row) :])
-        if not reason and self._clippable and self._loss_scale is None and witness.changed:
-            reason = UNKNOWN_FACTOR.format(witness.factor)
-        self.void = reason if 0 < whole[0] < math.inf else ""
+        if not reason and self._clippable and self._loss_scale is None:
+            self.unscaled = self.unscaled or not witness.changed
+            reason = "" if self.unscaled else UNKNOWN_FACTOR.format(witness.factor)
+        # several processes have nothing else to measure from, and other numbers may be there the next time
+        nothing_compared = self._several and math.isnan(witness.factor)
+        self.void = reason if 0 < whole[0] < math.inf and not nothing_compared else ""
         if reason:
             nan = float("nan")
             status = Status.UNDETERMINED if math.isfinite(whole[0]) else Status.NON_FINITE
             return {scope: NoiseParts(nan, nan, nan, 0, status, reason) for scope in self.scopes}
         seen = [value * witness.factor**2 for value in whole]  # |g|^2 as it was when the pieces were seen
-        # a known loss scale is out already, and what is left is clipping; before clipping it is all there is
-        scale = witness.factor if self._loss_scale is None else 1.0
+        # before clipping there is a loss scale at most; after it that is out or there is none, and the rest is clipping
+        scale = 1.0 if self._clippable else witness.factor
         self.factor = witness.factor / scale
         found = estimates(sums, seen, population=population, scale=scale)
         return dict(zip(self.scopes, found, strict=True))
@@ -219,6 +225,8 @@ def _membership(members: Mapping[str, Sequence[str]], names: Sequence[str], para
 
 def _column(numbers: Sequence[float | Tensor], device: torch.device) -> float | Tensor:
     """Return one number if all are the same, else all of them on the device. [K]."""
+    # a number of the host is not copied on its own: its device would be waited for
+    numbers = [float(n) if isinstance(n, Tensor) and n.device.type == "cpu" != device.type else n for n in numbers]
     if all(isinstance(number, float | int) for number in numbers):
         known = [float(number) for number in numbers]
         return known[0] if len(set(known)) == 1 else sent(torch.tensor(known, dtype=torch.float64), device)

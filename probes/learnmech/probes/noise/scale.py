@@ -8,7 +8,8 @@ from learnmech.laws.batch_size import propagated, speedup, temperature
 from learnmech.laws.statistics import Interval
 from learnmech.observables import Status
 from learnmech.probes.estimators.noise import NoiseParts
-from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_now, ratio_of
+from learnmech.probes.estimators.ratio import Moments, Ratio, quantile, ratio_now
+from learnmech.probes.noise.reasons import SUSPECTED, too_few, too_loose, with_left_out
 from learnmech.probes.noise.surges import Jumps, Surges, Verdict
 from learnmech.probes.noise.weighing import Weighing, without_estimates
 from learnmech.probes.noise.window import FEWEST, RESOLVED, ExponentialWindow
@@ -91,6 +92,7 @@ class NoiseTracker:
         if contradiction:
             if not self._contradicted:
                 self._windows.clear()
+                self._begun.clear()
             parts = without_estimates(parts, contradiction)
         self._contradicted = bool(contradiction)
         for scope, part in parts.items():
@@ -99,7 +101,7 @@ class NoiseTracker:
                 continue
             window = self.window(scope)
             self._take(scope, part, window)
-            known = _Known.of(window, self._factor, begun=scope in self._begun)
+            known = _Known.of(window, self._factor, begun=scope in self._begun, suspected=self._jumps[scope].suspected)
             batch = batch_size or part.batch_size
             windowed = f"{method}_window_of_{known.moments.count:.0f}"
             found += _parts(scope, part, known, method)
@@ -117,12 +119,14 @@ class NoiseTracker:
         size = abs(part.grad_sq_norm) + part.noise_trace / part.batch_size
         usual = abs(means.mean_b) + means.mean_a / part.batch_size
         verdict = self._surges.setdefault(scope, Surges()).judge(size, usual, window.count)
+        jumps = self._jumps.setdefault(scope, Jumps())
         if verdict is Verdict.LEAVE:
             window.left_out += 1
             return
-        jumped = self._jumps.setdefault(scope, Jumps()).judge(part.noise_trace, part.grad_sq_norm, means, window.count)
+        jumped = jumps.judge(part.noise_trace, part.grad_sq_norm, means, window.count)
         if jumped or verdict is Verdict.BEGIN:
             window.clear()
+            self._jumps[scope] = Jumps()
             self._begun.add(scope)
         window.append(part.noise_trace, part.grad_sq_norm)
 
@@ -145,6 +149,7 @@ class _Known:
         ratio: Their ratio of the moment, the noise scale.
         factor: What it is determined to, if it is.
         begun: The window has begun anew after a jump.
+        suspected: The latest measurements may be the beginning of one.
     """
 
     window: ExponentialWindow
@@ -152,37 +157,34 @@ class _Known:
     ratio: Ratio
     factor: float
     begun: bool
+    suspected: bool
 
     @classmethod
-    def of(cls, window: ExponentialWindow, factor: float, begun: bool) -> "_Known":
+    def of(cls, window: ExponentialWindow, factor: float, *, begun: bool, suspected: bool) -> "_Known":
         """Look at a window."""
         moments = window.moments()
-        return cls(window, moments, ratio_now(moments, factor), factor, begun)
+        return cls(window, moments, ratio_now(moments, factor), factor, begun, suspected)
 
     @property
     def young(self) -> bool:
-        """There are too few measurements for a ratio."""
-        return self.window.count < FEWEST
+        """There are too few measurements for a ratio, or they may have to be forgotten."""
+        return self.window.count < FEWEST or self.suspected
 
     def trouble(self) -> str:
         """Say why the noise scale is not determined, and what is known of it all the same."""
         ratio, count = self.ratio, self.window.count
         if self.moments.mean_a == self.moments.mean_b == 0.0:
             return "all gradients are zero"
+        if self.suspected:
+            return SUSPECTED
         if self.young:
-            since = "since the noise has jumped" if self.begun else "so far"
-            return f"{count} measurement{'s' if count > 1 else ''} {since}; a number takes {FEWEST}"
+            return too_few(count, "since the noise has jumped") if self.begun else too_few(count)
         if not ratio.bounded:
             bound = f": the noise scale is at least {ratio.at_least:.3g}" if ratio.at_least > 0.0 else ""
             return f"|G|^2 is not resolved from zero over {count} measurements{bound}"
         if ratio.upper <= 0.0:
             return "|G|^2 came out negative beyond its error: the pieces are not independent"
-        past = ratio_of(self.moments, self.factor)
-        if ratio.lower <= 0.0:
-            trace = "falls to" if past.lower > 0.0 else "is not resolved from"
-            return f"tr Sigma {trace} zero: the noise scale is at most {ratio.upper:.3g}"
-        apart = f"between {ratio.lower:.3g} and {ratio.upper:.3g}, more than a factor of {self.factor:g} apart"
-        return f"it seems to drift: {past.value:.3g} over the window, {apart} now" if past.determined else apart
+        return too_loose(self.moments, ratio, self.factor, numerator="tr Sigma", name="the noise scale")
 
 
 def _parts(scope: str, part: NoiseParts, known: _Known, method: str) -> list[Measurement]:
@@ -202,10 +204,7 @@ def _undetermined(name: str, scope: str, reason: str, method: str) -> Measuremen
 def _scale(scope: str, known: _Known, method: str) -> Measurement:
     if known.ratio.determined and not known.young:
         return Measurement("noise_scale", known.ratio.value, scope=scope, stderr=known.ratio.stderr, method=method)
-    reason = known.trouble()
-    if known.window.left_out:
-        reason += f"; {known.window.left_out} measurements were left out"
-    return _undetermined("noise_scale", scope, reason, method)
+    return _undetermined("noise_scale", scope, with_left_out(known.trouble(), known.window), method)
 
 
 def _signal(scope: str, known: _Known, batch: float, method: str) -> Measurement:

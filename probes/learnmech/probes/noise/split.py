@@ -7,21 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnmech.probes.context import batch_coupling
 from learnmech.probes.estimators.noise import NoiseParts, noise_between, noise_from_pieces
-from learnmech.probes.isolation import PureLoss, Refusal, Skip
+from learnmech.probes.isolation import PureLoss, Refusal
 from learnmech.probes.isolation.batch import clone, tensors
+from learnmech.probes.isolation.counting import count
 from learnmech.probes.noise.additive import Additive, Tensors, compared, mixed
+from learnmech.probes.noise.small import SmallBatches
 from learnmech.probes.noise.units import PieceUnits, Units
-from learnmech.probes.pieces import REMEDY, count, split
+from learnmech.probes.pieces import REMEDY, split
 from learnmech.probes.probe import TrainingView
 
 PIECES = 4
 """Pieces of a batch: the estimate of tr Sigma from K pieces has K - 1 degrees of freedom; four cost one gradient of the
 whole batch, like any other number, and two tensors of the model's size more than two."""
-
-PATIENCE = 3
-"""Batches in a row too small to be cut after which there will be none to cut."""
 
 Split = Callable[[Any, int], list[Any]]
 
@@ -43,6 +41,31 @@ class Cut:
     additive: Additive | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A batch in the pieces that it was cut into, so that a loss that is no mean is evaluated on as many as before.
+
+    Attributes:
+        pieces: The pieces.
+        sizes: Examples in each.
+        units: Units in each.
+    """
+
+    pieces: list[Any]
+    sizes: list[int]
+    units: list[float]
+
+    def mean(self, gradient: Callable[[Any, int], Tensors]) -> Tensors:
+        """Return the mean of the gradients of the pieces, weighed by their units: they are not kept all at once."""
+        total: Tensors = []
+        for index, (piece, units) in enumerate(zip(self.pieces, self.units, strict=True)):
+            found = gradient(piece, index)
+            total = total or [torch.zeros_like(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in found]
+            for mean, g in zip(total, found, strict=True):
+                mean.add_(g, alpha=units / sum(self.units))
+        return total
+
+
 class SplitBatches:
     """Cuts the current batch into pieces, and holds it to compare it with the next one.
 
@@ -54,8 +77,8 @@ class SplitBatches:
     def __init__(self, split: Split | None, units: Units | None = None) -> None:
         self._split = split
         self._units = PieceUnits(units)
-        self._held: Any = None
-        self._too_small = 0
+        self._held: _Held | None = None
+        self._small = SmallBatches()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave held batches out of copies and pickles."""
@@ -82,48 +105,41 @@ class SplitBatches:
             Refusal: Batches cannot be cut into pieces.
             Skip: This batch is too small, or its units cannot be counted.
         """  # noqa: DOC502 (raised by _pieces)
-        held = None if view.full_batch or _same(self._held, view.batch) else self._held
-        self._held = None if view.full_batch else clone(view.batch)
         pieces = self._pieces(view)
         sizes = [count(piece) or 0 for piece in pieces]
         if min(sizes) < 1:
             raise Refusal("split(batch, pieces) returned a piece whose examples cannot be counted.")
         units = self._units.of(pieces, sizes)
         total, shares = sum(sizes), [number / sum(units) for number in units]
+        held = None if self._held is None or view.full_batch or _same(self._held.pieces, pieces) else self._held
+        self._held = None if view.full_batch else _Held(clone(pieces), sizes, units)
 
         def work(loss: PureLoss) -> tuple[list[Tensors], Tensors | None, Additive | None, list[str]]:
-            first = 1 + view.step * (PIECES + 2)  # other random numbers at each step and in each piece
+            first = 1 + view.step * 2 * PIECES  # other random numbers at each step and in each piece
 
             def gradient(batch: Any, number: int) -> Tensors:
                 return _gradient(loss, weights, batch, first + number)
 
             found = [gradient(piece, index) for index, piece in enumerate(pieces)]
-            other = None if held is None else gradient(held, PIECES)
+            other = None if held is None else held.mean(lambda piece, index: gradient(piece, len(pieces) + index))
             additive = compared(gradient, view.batch, pieces, found, shares, precise=view.precise) if compare else None
             return found, other, additive, list(loss.leaves)
 
         gradients, other, additive, names = view.isolate(work)
         between = None
-        if other is not None:
+        if held is not None and other is not None:
             mean = [mixed(column, shares) for column in zip(*gradients, strict=True)]
-            examples = count(held) or total
-            both = (sum(units), self._units.of([held], [examples])[0])
-            between = noise_between(mean, other, (total, examples), both)
+            between = noise_between(mean, other, (total, sum(held.sizes)), (sum(units), sum(held.units)))
         population = view.dataset_size if view.dataset_size and view.dataset_size >= total else None
-        groups = [[names.index(name) for name in scope if name in names] for scope in members.values()]
+        column = {name: index for index, name in enumerate(names)}
+        groups = [[column[name] for name in scope if name in column] for scope in members.values()]
         parts = noise_from_pieces(gradients, sizes, units=units, population=population, groups=groups)
         return Cut(dict(zip(members, parts, strict=True)), between, len(pieces), additive)
 
     def _pieces(self, view: TrainingView) -> list[Any]:
         batch = view.batch
         total = count(batch)
-        smallest = 2 if batch_coupling(view.model) else 1  # batch statistics of one example do not exist
-        if total is not None and total < 2 * smallest:
-            self._too_small += 1
-            if self._too_small < PATIENCE:
-                raise Skip(f"a batch of {total} examples is too small to cut")
-            raise Refusal(f"A batch of {total} examples cannot be cut into two pieces.", "Use larger batches.")
-        self._too_small = 0
+        smallest = self._small.look(view.model, total, 2, "cut", "two")
         wanted = PIECES if total is None or total >= PIECES * smallest else 2
         pieces = split(batch, wanted) if self._split is None else list(self._split(batch, wanted))
         if len(pieces) < 2:
@@ -147,5 +163,7 @@ def _gradient(loss: PureLoss, weights: Mapping[str, Tensor], batch: Any, draw: i
 def _same(held: Any, batch: Any) -> bool:
     """Tell whether two batches hold the same numbers: the whole data set, collated anew."""
     pairs = zip(tensors(held), tensors(batch), strict=False)
-    compared = [torch.equal(a, b) for a, b in pairs if a.dim() > 0 or b.dim() > 0]
-    return bool(compared) and all(compared)
+    found = [(a, b) for a, b in pairs if a.dim() > 0 or b.dim() > 0]
+    # torch compares no sparse numbers, and none on different devices: taken for another batch
+    comparable = all(a.layout is b.layout is torch.strided and a.device == b.device for a, b in found)
+    return bool(found) and comparable and all(torch.equal(a, b) for a, b in found)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -23,14 +24,14 @@ def counted(units: Units, batch: Any) -> tuple[float | Tensor, str]:
         batch: The batch, or a piece of one.
     """
     try:
-        found = units(batch)
+        found: Any = units(batch)
     except Exception as error:  # noqa: BLE001 (a function of the user's)
         return 0.0, f"units(batch) raised {type(error).__name__}: {error}"[:300]
     if isinstance(found, Tensor) and found.numel() == 1:
-        return found, ""
-    if isinstance(found, int | float) and found > 0:
-        return found, ""
-    return 0.0, f"units(batch) returned {found!r}; expected a positive number, or a tensor of one"[:300]
+        return found.detach(), ""
+    if isinstance(found, Real) and float(found) >= 0:  # zero: a piece without labels
+        return float(found), ""
+    return 0.0, f"units(batch) returned {found!r}; expected a number from 0 on, or a tensor of one"[:300]
 
 
 class PieceUnits:

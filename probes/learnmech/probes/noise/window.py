@@ -2,7 +2,7 @@
 
 import math
 
-from learnmech.probes.estimators.ratio import Moments, Ratio, ratio_now, ratio_of
+from learnmech.probes.estimators.ratio import Moments, Ratio, ratio_of
 
 RESOLVED = 4.0
 """Largest upper over lower end of the interval of a determined ratio: the value is then known to a factor of about two
@@ -80,12 +80,6 @@ class ExponentialWindow:
         self.count += 1
         return True
 
-    @property
-    def effective(self) -> float:
-        """Effective number of pairs."""
-        w1, w2, _ = self._weights
-        return w1**2 / w2 if self.count else 0.0
-
     def moments(self) -> Moments:
         """Return the weighted moments.
 
@@ -117,15 +111,3 @@ class ExponentialWindow:
             factor: The ratio is determined if its interval spans no more than this factor, above zero.
         """
         return ratio_of(self.moments(), factor)
-
-    def now(self, factor: float = RESOLVED) -> Ratio:
-        """Return the ratio of the moment, with a 95 % interval that is widened by how far the mean seems to lag.
-
-        Args:
-            factor: As in `ratio`.
-        """
-        return ratio_now(self.moments(), factor)
-
-    def inverse(self) -> Ratio:
-        """Return the ratio of the mean of b to the mean of a; any interval counts as determined, of any sign."""
-        return ratio_of(self.moments().swapped)

@@ -56,7 +56,7 @@ class Certificates:
                 self._records[key] = old
             elif key not in self._refused:
                 self._records[key] = _Record(group, self.looks)
-        self._settled = {record.group.family: record.group for record in self._records.values() if record.ever}
+        self._settled = {record.group.family: record.group for record in self._records.values() if record.certified}
 
     def open(self) -> list[Group]:
         """List what is worth a look: neither refused, nor the coarser form of something certified."""
@@ -82,8 +82,10 @@ class Certificates:
         if residual <= limit:
             record.below, record.above = record.below + 1, 0
             first = self._settled.get(group.family, record.group) is record.group
-            if record.below >= record.needed and first:
+            if record.below >= record.needed and first and not record.certified:
                 self._settled[group.family] = record.group
+                for other in self._family(group):
+                    other.ever = False  # what was taken for finer was not: it does not count as broken
                 record.certified = record.ever = True
             return
         record.below, record.above = 0, record.above + 1
@@ -95,6 +97,10 @@ class Certificates:
         key = (group.kind, group.label)
         record = self._records.get(key)
         if record is not None and record.ever:
+            if record.certified:
+                self._settled.pop(group.family, None)  # a coarser form may be the right one
+                for other in self._family(group):
+                    other.below = 0
             record.certified, record.below = False, 0
         elif record is not None and self.refuses:
             self._refused.add(key)
@@ -106,6 +112,9 @@ class Certificates:
         if record is not None:
             record.needed, record.below = 2 * record.needed, 0
             self.withdraw(group)
+
+    def _family(self, group: Group) -> list[_Record]:
+        return [record for record in self._records.values() if record.group.family == group.family]
 
     def certified(self, kind: Kind | None = None) -> list[Group]:
         """List the groups that have their symmetry now, of one kind or of all."""

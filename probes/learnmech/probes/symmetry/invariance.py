@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from learnmech.probes.estimators import Motion, total
 from learnmech.probes.estimators.weights import summed
@@ -24,11 +24,14 @@ class Invariant:
         names: The tensors: a weight, or a weight and its bias.
         motion: What an update did to them as one vector.
         residual: |<w, g>| / (|w||g|) of its gradient, NaN if there was none.
+        confirmed: Whether the loss itself did not change at rescaled weights. It often cannot tell in half precision,
+            and is not asked where it may not be evaluated: then the gradient alone certifies.
     """
 
     names: tuple[str, ...]
     motion: Motion
     residual: float
+    confirmed: bool
 
 
 class ScaleInvariance:
@@ -54,7 +57,7 @@ class ScaleInvariance:
         publish(view.model, self._certificates)
         trained = view.parameters
         self._candidates = [
-            (group, _names(group), floor(group, precision_of([trained[n] for n in group.names], precise=view.precise)))
+            (group, _names(group), _floor(group, [trained[n] for n in group.names], precise=view.precise))
             for group in self._certificates.open()
             if group.names <= trained.keys()
         ]
@@ -75,15 +78,20 @@ class ScaleInvariance:
         """
         own = self._certificates.certified() if tested else []
         waiting = {group.label for group in own if self._tests.waits(group)}
-        found: dict[str, tuple[str, ...]] = {}
+        passed = {label for (_, label), test in self._tests.found.items() if test.invariant}
+        found: dict[str, tuple[tuple[str, ...], bool]] = {}
         for group in certified_of(model, Kind.SCALE):
             names = _names(group)
             if group.label in waiting:
                 continue
             if all(part.whole for part in group.parts) and all(name in motions for name in names):
-                known = found.get(names[0], names)
-                found[names[0]] = names if len(names) < len(known) else known
-        return [Invariant(n, total(motions[name] for name in n), _residual(n, motions)) for n in found.values()]
+                here = names, group.label in passed
+                known = found.get(names[0], here)
+                found[names[0]] = here if len(names) < len(known[0]) else known
+        return [
+            Invariant(names, total(motions[name] for name in names), _residual(names, motions), confirmed)
+            for names, confirmed in found.values()
+        ]
 
     def test(self, view: TrainingView) -> None:
         """Evaluate the loss at rescaled weights, for what is certified and was not tested.
@@ -92,6 +100,10 @@ class ScaleInvariance:
             Refusal: The loss cannot be evaluated.
         """  # noqa: DOC502 (raised by `next`)
         self._tests.next(view, self._certificates.certified())
+
+
+def _floor(group: Group, tensors: Sequence[Tensor], *, precise: bool) -> float:
+    return floor(group, precision_of(tensors, precise=precise), sum(tensor.numel() for tensor in tensors))
 
 
 def _names(group: Group) -> tuple[str, ...]:

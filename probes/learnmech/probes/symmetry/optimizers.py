@@ -1,17 +1,16 @@
 """What is known of an update before it happens: its coefficients and momentum buffers, read from the optimizer."""
 
-import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from learnmech.probes.curvature.preconditioners.wrappers import unwrapped
 from learnmech.probes.hyperparameters import filled, on_device, settings_of
 from learnmech.probes.probe import TrainingView
 from learnmech.probes.symmetry.drift import LinearUpdate, sgd_update
+from learnmech.probes.update_rules import is_sgd
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +22,21 @@ class Updates:
         buffers: Momentum buffers, not copied: they are as they are before the update until it happens.
         method: What the prediction rests on.
         reason: Why there is none, '' if there is.
+        added: Momentum of those whose gradient the optimizer turns into g + momentum v' in place.
     """
 
     by_name: Mapping[str, LinearUpdate] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     method: str = ""
     reason: str = ""
+    added: Mapping[str, float] = field(default_factory=dict)
+
+    def received(self, name: str, gradient: Tensor) -> Tensor:
+        """Return a gradient as the optimizer got it, from what it has left of it."""
+        momentum, buffer = self.added.get(name), self.buffers.get(name)
+        if momentum is None:
+            return gradient
+        return gradient / (1.0 + momentum) if buffer is None else gradient - momentum * buffer
 
 
 def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
@@ -42,15 +50,14 @@ def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
         return Updates(reason=f"there are {len(view.optimizers)} optimizers, and which of them steps is not known")
     optimizer: Any = unwrapped(view.optimizers[0])
     kind = type(optimizer)
-    if not isinstance(optimizer, torch.optim.SGD) or inspect.unwrap(kind.step) is not inspect.unwrap(
-        torch.optim.SGD.step
-    ):
+    if not is_sgd(optimizer):
         return Updates(
             reason=f"{kind.__name__} does not move weights along the gradient: its update conserves no charge"
         )
     by_identity = {id(view.parameters[name]): name for name in names}
     updates: dict[str, LinearUpdate] = {}
     buffers: dict[str, Tensor] = {}
+    added: dict[str, float] = {}
     forms = set()
     for group in optimizer.param_groups:
         members = [(p, by_identity[id(p)]) for p in group["params"] if id(p) in by_identity]
@@ -58,7 +65,9 @@ def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
         if not members:
             continue
         if values is None:
-            return Updates(reason="the learning rate is on the device, and has not been read yet")
+            return Updates(
+                reason="the learning rate is on the device, and has not been read yet or changes too often to be read"
+            )
         for p, name in members:
             momentum, nesterov = values["momentum"], bool(values["nesterov"])
             buffer = optimizer.state[p].get("momentum_buffer") if momentum and p in optimizer.state else None
@@ -74,7 +83,17 @@ def updates_of(view: TrainingView, names: Collection[str]) -> Updates:
             forms.add(("nesterov" if nesterov else "heavy_ball") if momentum else "sgd")
             if buffer is not None:
                 buffers[name] = buffer
-    return Updates(updates, buffers, "_and_".join(sorted(forms)))
+            if nesterov and not values["weight_decay"] and _foreach(group, p):
+                added[name] = momentum
+    return Updates(updates, buffers, "_and_".join(sorted(forms)), added=added)
+
+
+def _foreach(group: Mapping[str, Any], parameter: Tensor) -> bool:
+    """Tell whether `torch.optim.SGD` writes Nesterov's g + momentum v' over the gradient, as its foreach form does."""
+    chosen = group.get("foreach")
+    if chosen is None:
+        chosen = not group.get("fused") and parameter.device.type != "cpu"
+    return bool(chosen) and not group.get("maximize", False)
 
 
 def _values(optimizer: Any, group: Mapping[str, Any], view: TrainingView, names: list[str]) -> dict[str, float] | None:

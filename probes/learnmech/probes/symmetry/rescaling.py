@@ -146,8 +146,9 @@ class RescalingTests:
             return
         chosen = [g for g in waiting if g.kind is Kind.SCALE and (g.kind, g.label) not in self._apart]
         if len(chosen) > 1:
-            parts = tuple(part for group in chosen for part in group.parts)
-            found = self._test(view, Group(Kind.SCALE, "all of them", parts, "all of them"))
+            # a weight may be in two groups, alone and with its bias: it is scaled once
+            parts = {part.parameter if part.whole else part: part for group in chosen for part in group.parts}
+            found = self._test(view, Group(Kind.SCALE, "all of them", tuple(parts.values()), "all of them"))
             if found.invariant is not False:
                 self.found |= {(group.kind, group.label): found for group in chosen}
             self._apart |= {(group.kind, group.label) for group in chosen}

@@ -1,6 +1,5 @@
 """The oracle: every example's own gradient by a loop of backward passes over batches of one; it knows no hook."""
 
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -118,13 +117,6 @@ def oracle():
         every_gradient=every_gradient,
         train=train,
     )
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled():
-    """What an earlier test compiled is no reason to take no examples."""
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -89,6 +89,7 @@ def test_what_it_refuses():
     assert "the factor needs 6" in factor.estimate(9, 1.0).reason
     factor.append(FITTED, 9.0, 1.0)
     assert "known to" in factor.estimate(9, 1.0).reason
+    assert "known to 1.01e+304" in factor.estimate(10**7, 1.0).reason, "where e to the error is no number"
     assert "no noise" in factor.estimate(9, 0.0).reason
     assert factor.estimate(9, 1.0).value is None
 

@@ -89,6 +89,7 @@ class NormFactor:
         variance = float(np.square(rest).sum()) / degrees * (1 + 1 / FITTED + (distance**2 / spread if spread else 0.0))
         half = quantile(degrees) * math.sqrt(variance)
         if 2 * half > math.log(RESOLVED):
-            return Scaled(None, None, f"the factor from norms to all parameters is known to {math.exp(half):.3g} only")
+            known = math.exp(min(half, 700.0))  # beyond that it overflows
+            return Scaled(None, None, f"the factor from norms to all parameters is known to {known:.3g} only")
         value = norms * math.exp(logs.mean() + slope * distance)
         return Scaled(value, value * half / NORMAL)

@@ -1,6 +1,6 @@
 """Sees calls of some modules without putting anything on them: a model stays what its owner may copy, save, script."""
 
-import warnings
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,13 +8,15 @@ import torch
 from torch import nn
 from torch.nn.modules import module as modules
 
+from learnmech.probes.isolation.warned import Ignored
+
 Before = Callable[[nn.Module, Any], None]
 """(module, positional arguments)"""
 
 After = Callable[[nn.Module, Any, Any, Any], None]
 """(module, positional arguments, arguments by name, output)"""
 
-WARNING = "Using `torch.compile.module.` when there are global hooks"
+WARNING = re.compile("Using `torch.compile.module.` when there are global hooks")
 """It says that hooks see the wrapper of a compiled module as one more module, which here lets it pass."""
 
 
@@ -39,11 +41,11 @@ class Passing:
         self._watched = {id(module): module for module in watched}  # kept: no other can come by its id
         self._before, self._after, self._failed = before, after, failed
         self._handles: list[Any] = []
+        self._ignored: list[Ignored] = []
 
     def arm(self) -> None:
         """Begin to look."""
-        if not any(message is not None and message.pattern == WARNING for _, message, *_ in warnings.filters):
-            warnings.filterwarnings("ignore", WARNING, UserWarning)
+        self._ignored.append(Ignored(WARNING))
         self._handles.append(modules.register_module_forward_pre_hook(self._enter))
         self._handles.append(modules.register_module_forward_hook(self._leave, with_kwargs=True))
 
@@ -53,6 +55,8 @@ class Passing:
             handle.remove()
             modules._global_forward_hooks_with_kwargs.pop(handle.id, None)  # noqa: SLF001 (`remove` leaves it)
         self._handles.clear()
+        while self._ignored:
+            self._ignored.pop().remove()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling() and id(module) in self._watched:

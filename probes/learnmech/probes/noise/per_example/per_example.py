@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from learnmech.probes.noise.hook_time import foreign
+from learnmech.probes.foreign import GRADIENT, foreign
 from learnmech.probes.noise.per_example import check
 from learnmech.probes.noise.per_example.collector import Collector
 from learnmech.probes.noise.per_example.forms import Form, merge, squares, wide_type
@@ -162,5 +162,5 @@ class PerExample:
     def _complete(self, name: str, forms: list[Form], gradient: Tensor) -> None:
         uses = merge(forms)
         self._squares[name] = squares(uses)
-        if self._verify or foreign(self._parameters[name]):  # their hook may have changed the gradient
+        if self._verify or foreign(self._parameters[name], GRADIENT):  # their hook may have changed the gradient
             self._evidence[name] = check.evidence(uses, gradient, self._directions)
