@@ -5,7 +5,7 @@ import torch
 
 from learnmech.probes.budget import Governor
 
-RUNS = ("ddp", "raises", "nan", "stopped", "budget", "slow", "alone")
+RUNS = ("ddp", "static", "resumed", "raises", "nan", "stopped", "budget", "slow", "alone")
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +17,9 @@ def found(group):
 def test_four_processes(group, run):
     """As two: nobody waits for ever, one process records, and the training is the same."""
     processes = group("recorder", 4)
-    sharded = "fsdp" in run or "sharded" in run
+    plain = "plain sharded" if "fsdp" in run or "sharded" in run else "plain static" if run == "static" else "plain"
     for process in processes:
-        assert process[run]["state"] == process["plain sharded" if sharded else "plain"]
+        assert process[run]["state"] == process[plain]
     assert processes[0][run]["runs"] == 1
     if run == "raises":
         assert "process 3 of 4: KeyError" in processes[0][run]["reasons"][0]
@@ -46,7 +46,7 @@ def weights_at(problem):
 @pytest.mark.parametrize("run", RUNS)
 def test_weights_are_those_of_a_run_without(found, run):
     for process in found:
-        assert process[run]["state"] == process["plain"]
+        assert process[run]["state"] == process["plain static" if run == "static" else "plain"]
 
 
 @pytest.mark.parametrize("run", ["fsdp", "fsdp both", "fsdp all", "slow sharded"])
@@ -56,7 +56,13 @@ def test_sharded_weights_are_those_of_a_run_without(found, run):
 
 
 @pytest.mark.parametrize(
-    ("run", "sizes", "method"), [("ddp", [4, 12], "double_backward"), ("fsdp", [8, 8], "finite_differences")]
+    ("run", "sizes", "method"),
+    [
+        ("ddp", [4, 12], "double_backward"),
+        ("static", [4, 12], "double_backward"),
+        ("resumed", [4, 12], "double_backward"),
+        ("fsdp", [8, 8], "finite_differences"),
+    ],
 )
 def test_the_sharpness_is_that_of_all_data(found, weights_at, dense, run, sizes, method):
     # the same training in one process, and a dense Hessian on the union of the shards
@@ -66,6 +72,19 @@ def test_the_sharpness_is_that_of_all_data(found, weights_at, dense, run, sizes,
     for step, value in first["sharpness"].items():
         expected = float(torch.linalg.eigvalsh(dense(*weights_at(step, sizes)))[-1])
         assert value == pytest.approx(expected, rel=1e-6)
+
+
+def test_gradients_are_seen_where_whole_parameters_are_left_between_micro_batches(found):
+    seen = {
+        name: set(steps.values()) for name, steps in found[0]["accumulating"].items() if name.startswith("grad_norm")
+    }
+    assert len(seen) >= 3
+    assert set.union(*seen.values()) == {"ok"}, seen
+
+
+def test_a_resumed_training_is_the_same_run(found):
+    assert [found[0][run]["attempts"] for run in ("ddp", "resumed")] == [[0], [0, 1]]
+    assert sorted(found[0]["resumed"]["values"]["weight_norm"]) == [0, 4, 8]
 
 
 def test_passes_of_another_probe_are_no_pieces_of_the_update(found):

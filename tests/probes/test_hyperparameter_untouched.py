@@ -138,6 +138,41 @@ def test_a_rate_that_is_a_number_of_numpy(spool):
     assert set(run.values("fluctuation_dissipation")) == set(range(7))
 
 
+def test_a_state_that_is_loaded_has_its_keys_in_another_order():
+    watched = Watched(torch.optim.SGD, momentum=0.9)
+    watched.optimizers[0].load_state_dict(watched.optimizers[0].state_dict())
+    assert not watched.look()
+    group = watched.optimizers[0].param_groups[0]
+    group["momentum"] = 0.95
+    assert watched.look() == {"momentum": 0.95}
+    group["lr"] = 0.2
+    assert watched.look() == {"learning_rate": 0.2}
+    known = watched.hyperparameters.by_name["p0"]
+    assert (known["learning_rate"], known["momentum"]) == (0.2, 0.95)
+
+
+def test_updates_made_past_the_optimizers_hook_are_seen_where_a_batch_is_told_of(spool):
+    """Somebody has put another `step` on the optimizer: its hooks are not called."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss_fn = lambda model, x: model(x).square().mean()
+    optimizer.step = lambda: None
+    with Recorder(model, optimizer, loss_fn, [WeightDynamics(every(1000))], sink=spool.url, budget=0) as recorder:
+        for step in range(4):
+            optimizer.param_groups[0]["lr"] = 0.1 * (step + 1)
+            x = torch.randn(8, 4)
+            optimizer.zero_grad()
+            loss = loss_fn(model, x)
+            loss.backward()
+            recorder.after_backward(x)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.sub_(optimizer.param_groups[0]["lr"] * parameter.grad)
+            recorder.after_step(x, loss)
+    assert spool().values("learning_rate") == pytest.approx({step: 0.1 * (step + 1) for step in range(4)})
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_known_is_what_is_in_force_whatever_was_changed(seed):
     """A thousand random changes of two groups; schedules, which change rates alone, take a shorter way."""

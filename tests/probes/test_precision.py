@@ -74,6 +74,34 @@ def test_where_it_cannot_be_seen_it_is_declared(passes, spool):
     assert trained(autocast, sink=spool.url, precise=True) == [True] * 3
 
 
+@pytest.mark.parametrize("passes", [torch.Tensor.detach, torch.Tensor.item, lambda loss: None])
+def test_weights_in_half_precision_say_it(passes, spool):
+    assert trained(single, Net().bfloat16(), passes, sink=spool.url) == [False] * 3
+
+
+class Odd(torch.Tensor):
+    """Does not let itself be looked at."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.dtype.__get__:
+            raise RuntimeError("odd")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_a_loss_that_cannot_be_looked_at_harms_nobody(spool):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(model, optimizer, single, [Asking()], sink=spool.url) as recorder:
+        for _ in range(3):
+            batch = (torch.randn(6, 4), torch.randint(3, (6,)))
+            loss = single(model, batch)
+            loss.backward()
+            optimizer.step()
+            recorder.after_step(batch, loss.as_subclass(Odd))
+    assert recorder.step == 3
+
+
 def test_a_scaler_in_use_says_it(spool):
     for enabled in (True, False):
         scaler = torch.amp.GradScaler("cpu", enabled=enabled)

@@ -12,11 +12,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from learnmech.collector.service.server import Service
 from learnmech.collector.service.settings import Settings
-from learnmech.collector.store import Store
+from learnmech.collector.store import Store, requests
 from learnmech.probes import Recorder, Sharpness, Vitals, WeightDynamics, every, on_demand
 from learnmech.probes.lightning import MechanicsMonitor
 
 TOKEN = "a-token-of-thirty-two-characters"
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """A second request a moment after the first is one of its own."""
+    monkeypatch.setattr(requests, "PAUSE", 0.0)
 
 
 class Reader:
@@ -156,6 +162,7 @@ class Reading(Callback):
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
 def test_under_lightning(reader):
+    before = set(threading.enumerate())
     watching = Watching(reader)
     monitor = MechanicsMonitor([Vitals(every(10)), WeightDynamics(on_demand())], sink=reader.url, strict=True)
     trainer = Trainer(
@@ -165,4 +172,6 @@ def test_under_lightning(reader):
     data = DataLoader(TensorDataset(torch.ones(800, 2), torch.ones(800, 1)), batch_size=8)
     trainer.fit(Regression(), data)
     assert len(reader.steps("weight_norm")) == 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "learnmech-courier"]
+    for thread in {thread for thread in threading.enumerate() if thread.name == "learnmech-courier"} - before:
+        thread.join(20)
+        assert not thread.is_alive()

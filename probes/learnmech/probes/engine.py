@@ -235,7 +235,10 @@ class Engine:
         """
         again = step == self._prepared_at  # another micro-batch of the same update
         due = self._prepared
-        if not again:
+        if again:
+            if self.joined:  # whole parameters that the pass since then has left are given up, in all processes alike
+                self._due(Moment.UPDATE, step)
+        else:
             shared, alone = self._due(Moment.UPDATE, step)
             due = self._replays.ready([*shared, *alone]) if shared or alone else []
             self._prepared, self._prepared_at = [], step
@@ -340,8 +343,8 @@ class Engine:
             message: What to say of it.
             timeout: Seconds to wait.
         """
+        self._watching.stop()
         with self._guard:
-            self._watching.stop()
             self._settling.last(self.step)
             self.writer.tell(kind, self.step, message, "info" if kind == "run_finished" else "error")
         with self._guard:

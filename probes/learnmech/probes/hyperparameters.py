@@ -204,9 +204,9 @@ class Hyperparameters:
             self._groups = [values | {"learning_rate": rate} for values in self._groups]
             record(self._changes.note("learning_rate", rate))
             return
+        self._rates = self._places()  # a state that was loaded has its keys in another order, with the same values
         if not self._differ():
             return
-        self._rates = self._places()
         groups = [(optimizer, group) for optimizer in self._optimizers for group in optimizer.param_groups]
         settings = [settings_of(optimizer, group) for optimizer, group in groups]
         used = [k for k, (_, group) in enumerate(groups) if group["params"]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from learnmech.probes.agenda import replays
 from learnmech.probes.beside import engine_beside
 from learnmech.probes.context import WAITS, describe, waits_for_others
 from learnmech.probes.distributed import Peers, companions, hidden, why_not_alone
@@ -18,7 +19,7 @@ from learnmech.probes.isolation import FunctionSource, Refusal, Source, Training
 from learnmech.probes.isolation.counting import count
 from learnmech.probes.logs import Logs, Paced, logs_of
 from learnmech.probes.opening import Destination, Opened, opened
-from learnmech.probes.precision import uses_tf32
+from learnmech.probes.precision import is_coarse
 from learnmech.probes.self_test import SelfTest
 from learnmech.probes.watching import expect
 
@@ -35,9 +36,9 @@ def _strategy(trainer: Any) -> str:
     return type(trainer.strategy).__name__
 
 
-def _is_precise(trainer: Any, device: torch.device) -> bool:
+def _is_precise(trainer: Any, module: nn.Module) -> bool:
     """Tell whether the step computes in float32 or better throughout."""
-    return not str(trainer.precision).startswith(("16", "bf16", "transformer-engine")) and not uses_tf32(device)
+    return not str(trainer.precision).startswith(("16", "bf16", "transformer-engine")) and not is_coarse(module)
 
 
 def _dataset_size(trainer: Any) -> int | None:
@@ -228,11 +229,12 @@ def begin(
     goes_on = bool(progress.get("run_id")) and (loaded or step >= int(progress.get("step", 0)) > 0)
     said = told(describe(module, trainer.optimizers), hiding)
     context = said | _trainer_context(trainer) | {"budget": monitor.budget}
-    asked = monitor.probes if peers is None and not hiding else ()  # several processes would not agree on the step
+    refusal = _why_not_replayable(trainer, module, monitor.loss is not None)
+    # several processes would not agree on the step
+    asked = [p for p in monitor.probes if not (refusal and replays(p))] if peers is None and not hiding else ()
     progress = progress if goes_on else {}
     attempt = opened(_destination(monitor, trainer), context, progress, step, keep=_keeps(trainer), probes=asked)
-    precise = _is_precise(trainer, next((p.device for p in module.parameters()), torch.device("cpu")))
-    refusal = _why_not_replayable(trainer, module, monitor.loss is not None)
+    precise = _is_precise(trainer, module)
     engine = Engine(
         module,
         trainer.optimizers,

@@ -60,9 +60,12 @@ def _answer(probes: Iterable[Probe]) -> Callable[[], None] | None:
     if not schedules:
         return None
 
+    for schedule in schedules:
+        schedule.tell(on=False)  # here, before anything is delivered: what is asked from then on is asked of this run
+
     def answer() -> None:
         for schedule in schedules:
-            schedule.request()
+            schedule.tell()
 
     return answer
 

@@ -3,16 +3,19 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
 LOOKED_AT = 20_000
 """Nodes of a graph that are looked at, at most: some milliseconds, once in a run. GPT-2 of 48 layers has 2 000."""
 
 
-def uses_tf32(device: torch.device) -> bool:
-    """Tell whether products on a device may be rounded to TF32."""
-    if device.type != "cuda":
+def is_coarse(model: nn.Module) -> bool:
+    """Tell whether a model has weights in half precision, or is on a device whose products may be rounded to TF32."""
+    parameters = list(model.parameters())
+    if any(parameter.dtype in HALF for parameter in parameters):
+        return True
+    if not parameters or parameters[0].device.type != "cuda":
         return False
     try:
         return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
@@ -24,7 +27,7 @@ def computed_in_half(loss: Tensor) -> bool:
     """Tell whether anything in half precision lies between a loss and what it was computed from.
 
     What autocast has done is seen in the graph of the loss, which is there after the backward pass too; inside of what
-    is compiled nothing is seen.
+    is compiled, and of reentrant checkpoints, nothing is seen.
 
     >>> weight = torch.ones(2, 2, requires_grad=True)
     >>> with torch.autocast("cpu"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from learnmech.probes.accumulating import Accumulating
+from learnmech.probes.agenda import replays
 from learnmech.probes.arguments import loss_function, whole
 from learnmech.probes.beside import engine_beside
 from learnmech.probes.budget import checked_budget
@@ -25,7 +26,7 @@ from learnmech.probes.isolation.source import unwrapped
 from learnmech.probes.logs import Log, Logs, logs_of
 from learnmech.probes.loss_scale import LossScale
 from learnmech.probes.opening import Destination, Opened, opened
-from learnmech.probes.precision import computed_in_half, uses_tf32
+from learnmech.probes.precision import computed_in_half, is_coarse
 from learnmech.probes.probe import Probe
 from learnmech.probes.probes import probe_set
 from learnmech.probes.run import DEFAULT_SINK
@@ -138,6 +139,7 @@ class Recorder:
         self._hook: Any = None
         self._signals: Signals | None = None
         self._prepared = False
+        self._heard = False
         self._processes = 1
 
     def __enter__(self) -> Self:
@@ -175,7 +177,9 @@ class Recorder:
         if self._gradient_clip:
             context["gradient_clip"] = self._gradient_clip
         context["budget"] = self._budget
-        asked = () if peers or self.hidden else self._probes  # several processes would not agree on the step
+        alone = why_not_alone(self._model)
+        # several processes would not agree on the step
+        asked = () if peers or self.hidden else [probe for probe in self._probes if not (alone and replays(probe))]
         self._opened = opened(self._destination, context, self._resumed, self.step, probes=asked)
         self._engine = Engine(
             self._model,
@@ -207,11 +211,11 @@ class Recorder:
         self._engine.before_backward(self.step)
 
     def _is_coarse(self) -> bool:
-        device = next((parameter.device for parameter in self._model.parameters()), torch.device("cpu"))
-        return self._loss_scale.scales or uses_tf32(device)
+        return self._loss_scale.scales or is_coarse(self._model)
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See weights, gradient and hyperparameters of an update right before it is made."""
+        self._heard = True
         if self._prepared:
             if self._engine is not None:
                 self._engine.at_update(self.step)
@@ -245,7 +249,7 @@ class Recorder:
             return
         self._engine.after_backward(self.step, batch)
         self._accumulating.add(batch)
-        self._prepare(gradients=True, announced=self._hook is not None)
+        self._prepare(gradients=True, announced=self._heard)
 
     def after_step(self, batch: Any, loss: Tensor | float | None = None) -> None:
         """Tell that the weights were updated, and measure what is due.
@@ -258,10 +262,6 @@ class Recorder:
         if engine is None:
             self.step += 1
             return
-        if self._precise is None and isinstance(loss, Tensor):
-            self._precise = not computed_in_half(loss)
-            if not self._precise:
-                engine.imprecise()
         if engine.joined and may_end_early(self._wrapped):
             engine.refuse_together(self.step, ENDS_EARLY)
         engine.after_update(self.step, lambda: self._update(batch, loss), self._source, gradients=not self._prepared)
@@ -275,6 +275,10 @@ class Recorder:
         engine.before_backward(self.step)
 
     def _update(self, batch: Any, loss: Tensor | float | None) -> Update:
+        if self._precise is None and isinstance(loss, Tensor) and loss.grad_fn is not None:
+            self._precise = not computed_in_half(loss)
+            if not self._precise and self._engine is not None:
+                self._engine.imprecise()
         pieces, examples, last = self._accumulating.of_update(batch)
         # how many processes make an update, only their wrapper knows where it hides weights
         total = None if examples is None or self.hidden else examples * self._processes

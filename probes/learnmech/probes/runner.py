@@ -79,7 +79,7 @@ class Runner:
                     arm(view)
             except Exception as error:
                 if isinstance(error, Skip):  # a use: what is always skipped would be tried at every step
-                    self.governor.charge(probe.name, 0.0)
+                    self.governor.accounts[probe.name].uses += 1
                 if not self.agenda.together(probe):
                     raise
                 self._unarmed[probe.name] = _told(error)

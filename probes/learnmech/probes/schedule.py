@@ -144,7 +144,7 @@ class OnDemand(Schedule):
         if signal is not None and (not _is_whole(signal) or signal not in _HEARD):
             raise ValueError(f"on_demand({signal!r}): expected a signal to listen to, such as signal.SIGUSR1")
         self.signal = signal
-        self._waits = False
+        self._waits = self._told = False
         self._asked = -1
 
     def __repr__(self) -> str:
@@ -153,6 +153,10 @@ class OnDemand(Schedule):
     def request(self) -> None:
         """Ask for a measurement. Safe in a signal handler and in any thread."""
         self._waits = True
+
+    def tell(self, *, on: bool = True) -> None:
+        """Ask the run under way alone: a later one does not make up for it; not `on`: none has been asked yet."""
+        self._told = on
 
     def begin(self) -> None:
         """Forget the requests that an earlier run has answered; one that waits is for the next run."""
@@ -164,8 +168,9 @@ class OnDemand(Schedule):
 
     def latest(self, step: int) -> int:
         """Return the step at which the last request was seen; -1 if there has been none."""
-        if self._waits:
-            self._waits, self._asked = False, step
+        if self._waits or self._told:
+            self._waits = self._told = False
+            self._asked = step
         return self._asked
 
 

@@ -36,7 +36,7 @@ class Signals:
         for schedule in dict.fromkeys(probe.schedule for probe in probes if isinstance(probe.schedule, OnDemand)):
             if schedule.signal is not None:
                 asked.setdefault(schedule.signal, []).append(schedule)
-        if threading.current_thread() is threading.main_thread():
+        if asked and threading.current_thread() is threading.main_thread():
             _OPEN.append(self)
             for number, schedules in asked.items():
                 self._listen(number, schedules)
@@ -64,6 +64,7 @@ class Signals:
         """Put back the handlers from before, where nobody has put others in their place since."""
         if self._end is not None:
             TERMINATION.discard(self._end)
+            self._end = None  # it holds the run, and whoever closes in another thread leaves us in the list
         if threading.current_thread() is not threading.main_thread():
             return
         for number, handler in self._ours.items():

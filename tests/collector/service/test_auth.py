@@ -84,6 +84,19 @@ def test_with_a_token_any_name_is_answered(guarded):
     assert guarded.http.get("/v1/runs", headers={"Host": "collector.example"}).status_code == 200
 
 
+def test_without_a_token_a_foreign_page_may_not_write(shared, guarded, token):
+    """A browser sends what a form of any page says, and its origin with it."""
+    path = f"/v1/runs/{'0' * 32}/measure"
+    answer = shared.http.post(path, headers={"Origin": "https://evil.example", "Content-Type": "text/plain"})
+    assert (answer.status_code, "evil.example" in answer.json()["error"]) == (403, True)
+    own = {"Origin": f"http://{shared.http.base_url.netloc.decode()}"}
+    assert shared.http.post(path, headers=own).status_code == 404
+    assert shared.http.post(path).status_code == 404, "a program"
+    assert shared.http.get("/v1/runs", headers={"Origin": "https://evil.example"}).status_code == 200
+    bearer = {"Authorization": f"Bearer {token}", "Origin": "https://proxy.example"}
+    assert guarded.http.post(path, headers=bearer).status_code == 404, "a proxy may have another name"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "collector.example", ""])
 def test_another_address_than_loopback_needs_a_token(host, token):
     with pytest.raises(SettingsError, match="--token-file") as caught:

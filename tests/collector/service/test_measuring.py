@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from learnmech import wire
+from learnmech.collector.store import requests
 
 LISTENS = {"on_demand": True}
 
@@ -14,6 +15,12 @@ LISTENS = {"on_demand": True}
 @pytest.fixture(scope="module")
 def guarded(serve_module, token):
     return serve_module(token=token)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """A second request a moment after the first is one of its own."""
+    monkeypatch.setattr(requests, "PAUSE", 0.0)
 
 
 def measure(running, batch, **more):

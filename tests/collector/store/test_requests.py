@@ -5,8 +5,28 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from learnmech.collector.store import Asked, Store, UnknownRun
+from learnmech.collector.store import Asked, Store, UnknownRun, requests
 from learnmech.wire import Event
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """Requests that follow one another at once are still requests of their own, but where a test says otherwise."""
+    monkeypatch.setattr(requests, "PAUSE", 0.0)
+
+
+def test_requests_within_seconds_are_one(store, writer, rows, monkeypatch):
+    monkeypatch.setattr(requests, "PAUSE", 5.0)
+    someone = writer()
+    store.ingest(someone.batch(someone.frame(3, loss=1.0)))
+    assert store.ask(someone.run.id, now=100.0) == Asked(1, waited=False)
+    assert store.ingest(someone.batch(heartbeat=True)).asked == 1
+    assert store.ask(someone.run.id, now=104.9) == Asked(1, waited=True)
+    assert len(events(rows, store)) == 1
+    assert store.ask(someone.run.id, now=105.1) == Asked(2, waited=False)
+    second = writer(someone.run, attempt=1, start_step=2)
+    store.ingest(second.batch(second.frame(2, loss=1.0)))
+    assert store.ask(someone.run.id, now=105.2) == Asked(3, waited=False), "of another attempt"
 
 
 def events(rows, store):

@@ -45,10 +45,10 @@ def problem(dtype=torch.float64, examples=48):
     return model, lambda model, batch: cross_entropy(model(batch[0]), batch[1]), (x, y)
 
 
-def parallel(model, *, sharded):
+def parallel(model, *, sharded, static=False):
     """The problem's model for several processes: sharded over them, or whole in each."""
     if not sharded:
-        return nn.parallel.DistributedDataParallel(model)
+        return nn.parallel.DistributedDataParallel(model, static_graph=static)
     fully_shard(model[0])
     return fully_shard(model)
 
@@ -134,6 +134,7 @@ def recorded(folder):
         "ways": _table(measured, lambda m: m.method),
         "why": _table(measured, lambda m: m.reason),
         "runs": len({batch.run.id for batch in held}),
+        "attempts": sorted({batch.attempt for batch in held}),
     }
 
 

@@ -3,9 +3,12 @@
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from common import begin, end, parallel, problem, recorded, shards, state_of
+from torch import distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnmech.probes import GradientNoiseScale, Recorder, Sharpness, WeightDynamics, every, is_probing
@@ -58,44 +61,69 @@ def ordinary(rank, size, *, sharded, folder=None):
     return counted.met
 
 
-def train(
-    rank,
-    size,
-    *,
-    sharded=False,
-    folder=None,
-    probes=(),
-    failing=None,
-    budget=0.01,
-    everywhere=True,
-    stops=None,
-    slow=0.0,
-):
-    """Train on this process's shard; return a digest of the end and the recorder."""
+@dataclass
+class How:
+    """How a training goes.
+
+    Attributes:
+        sharded: Whether parameters are sharded.
+        static: Whether the wrapper is told that its graph stays the same.
+        probes: What is measured.
+        failing: What becomes of the loss while it is probed.
+        budget: The recorder's.
+        everywhere: Whether all processes have a recorder.
+        stops: Step at which the second one stops measuring.
+        slow: Seconds that the second one takes more, at each step and for each evaluation.
+        resumed: Step at which a new recorder goes on with the state of the first one.
+    """
+
+    sharded: bool = False
+    static: bool = False
+    probes: Any = ()
+    failing: Any = None
+    budget: float = 0.01
+    everywhere: bool = True
+    stops: int = -1
+    slow: float = 0.0
+    resumed: int = -1
+
+
+def train(rank, size, how, folder=None):
+    """Train on this process's shard; return a digest of the end."""
     plain, loss, data = problem()
-    model = parallel(plain, sharded=sharded)
+    model = parallel(plain, sharded=how.sharded, static=how.static)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    batch = shards(data, [4 + 8 * r for r in range(size)])[rank] if not sharded else shards(data, [8] * size)[rank]
+    batch = shards(data, [8] * size if how.sharded else [4 + 8 * r for r in range(size)])[rank]
 
     def loss_fn(model, batch):
         value = loss(model, batch)
         if is_probing() and rank == 1:
-            time.sleep(slow)
-        return failing(value) if failing is not None and is_probing() else value
+            time.sleep(how.slow)
+        return how.failing(value) if how.failing is not None and is_probing() else value
 
-    recorder = None
-    if folder is not None and (everywhere or rank == 0):
-        recorder = Recorder(model, optimizer, loss_fn, probes, sink=f"spool:{folder}", budget=budget)
-        recorder.__enter__()
+    def begun(state=None):
+        if folder is None or not (how.everywhere or rank == 0):
+            return None
+        recorder = Recorder(model, optimizer, loss_fn, how.probes, sink=f"spool:{folder}", budget=how.budget)
+        if state is not None:
+            recorder.load_state_dict(state)
+        return recorder.__enter__()
+
+    recorder = begun()
     for step in range(STEPS):
-        if recorder is not None and (step, rank) == (stops, 1):
+        if recorder is not None and step == how.resumed:
+            states = [recorder.state_dict()]
+            dist.broadcast_object_list(states)  # a checkpoint is the first one's
+            recorder.close()
+            recorder = begun(states[0])
+        if recorder is not None and (step, rank) == (how.stops, 1):
             recorder._engine._guard.open = False  # as after three failures of the engine itself
         optimizer.zero_grad()
         value = loss_fn(model, batch)
         value.backward()
         if recorder is not None:
             recorder.after_backward(batch)
-        time.sleep(slow if rank == 1 else 0)
+        time.sleep(how.slow if rank == 1 else 0)
         optimizer.step()
         if recorder is not None:
             recorder.after_step(batch, value)
@@ -104,17 +132,41 @@ def train(
     return state_of(plain, [optimizer])
 
 
+def accumulating(rank, size, folder):
+    """Two micro-batches an update, between which sharded parameters stay whole; told of one by one."""
+    plain, loss, data = problem()
+    model = parallel(plain, sharded=True)
+    model.set_reshard_after_backward(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    batch = shards(data, [8] * size)[rank]
+    recorder = Recorder(model, optimizer, loss, [WeightDynamics(every(1))], sink=f"spool:{folder}", accumulation=2)
+    with recorder:
+        for _ in range(4):
+            optimizer.zero_grad()
+            for piece in range(2):
+                part = tuple(tensor[4 * piece : 4 * piece + 4] for tensor in batch)
+                value = loss(model, part) / 2
+                value.backward()
+                recorder.after_backward(part)
+            optimizer.step()
+            recorder.after_step(part, value.detach())
+    return recorded(folder)["statuses"] if rank == 0 else {}
+
+
 def main():
     rank, size = begin()
-    found = {"plain": train(rank, size), "plain sharded": train(rank, size, sharded=True)}
+    found = {"plain": train(rank, size, How()), "plain sharded": train(rank, size, How(sharded=True))}
+    found["plain static"] = train(rank, size, How(static=True))  # which adds up in another order
 
     def measured(name, **settings):
-        found[name] = {"state": train(rank, size, folder=name, **settings)}
+        found[name] = {"state": train(rank, size, How(**settings), name)}
         if rank == 0:
             found[name] |= recorded(name)
 
     probes = lambda: [Sharpness(every(4), tol=1e-5), WeightDynamics(every(4))]
     measured("ddp", probes=probes())
+    measured("static", probes=probes(), static=True)
+    measured("resumed", probes=probes(), resumed=6)
     measured("fsdp", probes=[Sharpness(every(4), tol=1e-4)], sharded=True)
     measured("fsdp both", probes=[Sharpness(every(4)), GradientNoiseScale(every(4))], sharded=True)
     measured("fsdp all", probes=None, sharded=True, budget=0.9)
@@ -133,6 +185,7 @@ def main():
     for sharded in (False, True):
         said = [ordinary(rank, size, sharded=sharded, folder=f"ordinary {sharded}" if on else None) for on in (0, 1)]
         found[f"ordinary {sharded}"] = said
+    found["accumulating"] = accumulating(rank, size, "accumulating")
     meeting.PATIENCE = 1.0
     measured("alone", probes=[Sharpness(every(4))], everywhere=False)
     end(found)

@@ -28,7 +28,7 @@ def asking(store):
 def test_a_request_is_passed_on_once(outbox, asking, quick):
     heard = []
     box = outbox(answer=lambda: heard.append(threading.current_thread().name))
-    for number, expected in ((0, 0), (1, 1), (1, 1), (3, 2), (0, 2), (3, 2), (4, 3)):
+    for number, expected in ((0, 0), (1, 1), (1, 1), (3, 2), (0, 2), (3, 2), (4, 3), (1, 4)):
         asking.number = number
         box.put(number)
         assert box.flush(20)
@@ -43,6 +43,18 @@ def test_a_request_made_before_the_first_acknowledgement_is_heard(outbox, asking
     box.put(0)
     assert box.flush(20)
     assert heard == [1]
+
+
+def test_a_request_that_comes_when_the_training_has_ended_is_not_passed_on(outbox, asking, quick):
+    """Whoever measured it would be another run."""
+    heard = []
+    box = outbox(answer=lambda: heard.append(1))
+    box.put(0)
+    assert box.flush(20)
+    asking.number = 1
+    box.put(1)
+    box.close(20)
+    assert heard == []
 
 
 def test_a_request_survives_a_lost_answer(outbox, asking, store, quick):

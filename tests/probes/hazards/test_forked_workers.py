@@ -1,11 +1,11 @@
-"""DataLoader workers are forked while a monitor delivers: no worker hangs, says anything, or takes anything along."""
+"""DataLoader workers begin while a monitor delivers: no worker hangs, says anything, or takes anything along."""
 
 import gc
 import os
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
 class Collects(Dataset):
@@ -37,3 +37,15 @@ def test_training_with_workers_is_the_same(sink, fit, outcome, monitor, collecto
     url = None if sink == "spool" else collector("hold").url
     watched = fit([monitor(sink=url)], loader=loader(), max_epochs=2)
     assert outcome(watched) == outcome(fit(loader=loader(), max_epochs=2))
+
+
+@pytest.mark.usefixtures("hasty")
+def test_training_with_spawned_workers_is_the_same(fit, outcome, monitor):
+    """Workers that begin anew: what they are sent holds nothing of the monitor."""
+
+    def loader():
+        generator = torch.Generator().manual_seed(0)
+        data = TensorDataset(torch.randn(24, 4, generator=generator), torch.randint(0, 2, (24,), generator=generator))
+        return DataLoader(data, batch_size=4, shuffle=True, num_workers=1, timeout=60, multiprocessing_context="spawn")
+
+    assert outcome(fit([monitor()], loader=loader())) == outcome(fit(loader=loader()))

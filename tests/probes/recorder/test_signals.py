@@ -1,9 +1,11 @@
 """Signals from inside a process: who listens when, and what is back afterwards."""
 
 import faulthandler
+import gc
 import os
 import signal
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,18 @@ def in_thread(action):
     thread.start()
     thread.join(20)
     assert not raised
+
+
+@pytest.mark.parametrize("schedule", [None, on_demand(signal.SIGUSR1)])
+def test_a_run_closed_in_another_thread_keeps_nothing_alive(schedule, recorder, heard):
+    run = recorder([] if schedule is None else [Vitals(schedule)]).__enter__()
+    model = weakref.ref(run._model)
+    in_thread(run.close)
+    del run
+    gc.collect()
+    assert model() is None
+    with recorder():  # its end is in the main thread, which alone may put handlers back
+        pass
 
 
 def test_sigterm_is_listened_to_as_long_as_a_run_is_open(recorder):

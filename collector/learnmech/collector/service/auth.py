@@ -61,7 +61,17 @@ class RequireLocalHost:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 403 when the Host header names anything but a loopback address."""
         if scope["type"] == "http":
-            host = Headers(scope=scope).get("host", "")
+            headers = Headers(scope=scope)
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if scope["method"] not in {"GET", "HEAD"} and origin is not None and origin.partition("://")[2] != host:
+                refusal = ServiceError(
+                    403,
+                    f"a request that the page {origin!r} sent to a collector without a token",
+                    expected="this collector's own page, or a program",
+                    hint="open the collector's own page",
+                )
+                await refusal.response()(scope, receive, send)
+                return
             if not is_loopback(host_name(host)):
                 refusal = ServiceError(
                     403,

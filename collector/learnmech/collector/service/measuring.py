@@ -17,7 +17,8 @@ def measure(request: Request, run_id: RunId) -> Response:
     """Ask a running run to measure once with each probe that has `on_demand()`, at the step it is at then.
 
     The trainer hears of it in the answer to its next batch or heartbeat, a few seconds from now. Asking again while a
-    request waits changes nothing. 409 for a run that is not running, or has no such probe: nobody would answer. Each
+    request waits, or within five seconds of the last one, changes nothing. A probe that was switched off since then
+    stays so. 409 for a run that is not running, or has no such probe: nobody would answer. Each
     request is an event of the run, `measure_requested`.
     """  # noqa: DOC501 (this text is shown at /docs)
     state = state_of(request.app)

@@ -4,14 +4,20 @@ Numbers count up over the whole run, so that a trainer, which remembers the last
 for one. A request is for the attempt that it was made of: the next one, which starts from nothing, hears only its own.
 """
 
+import math
+
 import sqlalchemy as sa
 
 from learnmech.collector.store import events
 from learnmech.collector.store.errors import UnknownRun
 from learnmech.collector.store.registry import Held
 from learnmech.collector.store.rows import Asked
-from learnmech.collector.store.schema import attempt, run
+from learnmech.collector.store.schema import attempt, event, run
 from learnmech.wire import Event
+
+KIND = "measure_requested"
+PAUSE = 5.0
+"""Seconds in which requests are one: each costs a training a measurement, whatever its budget says."""
 
 _TOLD = sa.update(run).where(run.c.run_id == sa.bindparam("of")).values(told=run.c.asked)
 
@@ -22,20 +28,32 @@ def ask(connection: sa.Connection, uuid: str, now: float) -> Asked:
     Raises:
         UnknownRun: There is no run with this id.
     """
-    newest = sa.and_(attempt.c.run_id == run.c.run_id, attempt.c.attempt == run.c.attempt)
-    step = sa.func.coalesce(attempt.c.last_step, attempt.c.start_step).label("step")
-    query = sa.select(run, step).select_from(run.join(attempt, newest)).where(run.c.uuid == uuid)
-    row = connection.execute(query.with_for_update(of=run)).one_or_none()  # SQLite holds the whole database by now
+    query = sa.select(run).where(run.c.uuid == uuid)
+    row = connection.execute(query.with_for_update()).one_or_none()  # SQLite holds the whole database by now
     if row is None:
         raise UnknownRun(uuid)
     if row.asked_of == row.attempt and row.told != row.asked:
         return Asked(row.asked, waited=True)
+    # queries of their own: the snapshot of the first may be older than the row that it waited for
+    of_newest = (attempt.c.run_id == row.run_id, attempt.c.attempt == row.attempt)
+    step = connection.execute(
+        sa.select(sa.func.coalesce(attempt.c.last_step, attempt.c.start_step)).where(*of_newest)
+    ).scalar_one()
+    if now - _last(connection, row.run_id, row.attempt) < PAUSE:
+        return Asked(row.asked, waited=True)
     number = (row.asked or 0) + 1
     values = {"asked": number, "asked_of": row.attempt, "revision": run.c.revision + 1}
     connection.execute(sa.update(run).where(run.c.run_id == row.run_id).values(**values))
-    said = Event("measure_requested", row.step, now, "somebody asked for a measurement now", data={"request": number})
+    said = Event(KIND, step, now, "somebody asked for a measurement now", data={"request": number})
     events.add(connection, row.run_id, row.attempt, [said], now)
     return Asked(number, waited=False)
+
+
+def _last(connection: sa.Connection, run_id: int, number: int) -> float:
+    """Return when an attempt was last asked; minus infinity if it never was."""
+    mine = (event.c.run_id == run_id, event.c.attempt == number, event.c.kind == KIND)
+    found = connection.execute(sa.select(sa.func.max(event.c.received)).where(*mine)).scalar()
+    return -math.inf if found is None else float(found)
 
 
 def tell(connection: sa.Connection, held: Held, number: int) -> int:

@@ -9,7 +9,7 @@ from learnmech.wire import Ack
 class Asked:
     """Passes a request on, once, however often acknowledgements repeat it; in the courier's thread.
 
-    Requests of an attempt are numbered from 1 on, and a process is one attempt: nothing that was asked before it began
+    A process is one attempt, and is told of requests of this attempt alone: nothing that was asked before it began
     reaches it, and nothing that is asked before its first acknowledgement is lost.
     """
 
@@ -25,12 +25,16 @@ class Asked:
         self._notices = notices
         self._heard = 0
 
+    def deafen(self) -> None:
+        """Listen no more: the training has made its last step."""
+        self._answer = None
+
     def hear(self, ack: Ack) -> None:
         """Look whether an acknowledgement of this process's own batch carries a request that is new."""
         # 0 says nothing: an older collector beside a newer one does not take back what that one told.
         if self._answer is None or not ack.asked:
             return
-        new, self._heard = ack.asked > self._heard, ack.asked
+        new, self._heard = ack.asked != self._heard, ack.asked  # in order: a smaller number is another database's
         if not new:
             return
         try:

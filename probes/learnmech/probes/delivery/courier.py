@@ -121,6 +121,10 @@ class Courier:
                 self._progress.wait(min(remaining, 1.0))
             return self._own.acked >= sequence
 
+    def deafen(self) -> None:
+        """Pass no request on any more."""
+        self._asked.deafen()
+
     def stop(self, timeout: float) -> bool:
         """End the thread, after delivering for at most so many seconds; False when it is still in a call."""
         if self._thread.ident is None:

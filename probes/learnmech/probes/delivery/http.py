@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import time
 import urllib.request
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -17,9 +18,10 @@ TOKEN = "LEARNMECH_TOKEN"  # noqa: S105 (the variable's name, not a token)
 """Environment variable with the token, for those who keep it out of the URL."""
 
 _CONNECT = 5.0
-_PATIENT, _MOST_PATIENT = 30.0, 480.0
+_PATIENT, _MOST_PATIENT = 30.0, 120.0
 """Seconds that an answer may take: a commit on a busy database takes seconds, and a dead network should not take
-minutes. Twice as long after each answer that did not come: what takes longer for good would never be acknowledged."""
+minutes. Twice as long after each answer that did not come: what takes longer for good would never be acknowledged.
+At most so long that nobody takes the writer of a spool for dead, who does nothing else meanwhile (`lock.STALE`)."""
 
 _COMPRESS = 1024  # bytes from which a body shrinks by more than a packet
 
@@ -94,7 +96,7 @@ class HttpSink:
             rejected=first.rejected + second.rejected,
             last_sequence=second.last_sequence,
             server_time=second.server_time,
-            asked=second.asked,
+            asked=max(first.asked, second.asked),
         )
 
     def close(self) -> None:
@@ -107,8 +109,9 @@ class HttpSink:
             # Level 1: three quarters of the gain for a fifth of the time, and zlib lets the training run meanwhile.
             body, headers = gzip.compress(body, 1, mtime=0), {**headers, "Content-Encoding": "gzip"}
         patience = urllib3.Timeout(connect=_CONNECT, read=self._patience)
+        began = time.monotonic()
         try:
-            return self._pool.request(
+            answer = self._pool.request(
                 "POST", self.endpoint, body=body, headers=headers, timeout=patience, retries=False, redirect=False
             )
         except urllib3.exceptions.ReadTimeoutError as error:
@@ -116,6 +119,8 @@ class HttpSink:
             raise Unavailable(f"no answer from {self.endpoint} (none within {waited:g} s)") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"no answer from {self.endpoint} ({_why(error)})") from error
+        self._patience = min(max(_PATIENT, 2 * (time.monotonic() - began)), _MOST_PATIENT)
+        return answer
 
 
 def _ack(answer: urllib3.BaseHTTPResponse, endpoint: str) -> Ack:

@@ -171,6 +171,7 @@ class Outbox:
             return
         try:
             deadline = time.monotonic() + timeout
+            courier.deafen()
             if spool.gaps:
                 spool.put(spool.last_step, (), (), None, None)
             courier.flush(spool.written, timeout)
@@ -186,6 +187,7 @@ class Outbox:
         LIFETIMES.inherit(self._spool, self._courier, self._notices)
         if self._courier is not None:
             self._courier.leave()
+        self._answer = None
         self._reset()
 
     def report(self) -> Report:

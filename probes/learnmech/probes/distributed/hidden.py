@@ -59,9 +59,9 @@ def hidden(model: nn.Module, optimizers: Iterable[Any] = (), strategy: Any = Non
         for kind in type(found).__mro__:
             if kind.__name__ in _CLASSES:
                 return _CLASSES[kind.__name__]
-            if kind.__module__.startswith(_OPTIMIZERS):
+            if str(kind.__module__).startswith(_OPTIMIZERS):
                 return DEEPSPEED
-    marks = (why for parameter in model.parameters() for mark, why in _MARKS.items() if hasattr(parameter, mark))
+    marks = (why for parameter in model.parameters() for mark, why in _MARKS.items() if mark in vars(parameter))
     return next(marks, "")
 
 

@@ -26,7 +26,7 @@ export class Ask {
   async ask() {
     const { id } = this.run;
     this.button.disabled = true;
-    const text = await api.measure(id).then(({ waited }) => (waited ? WAITS : ASKED), (error) => `${error.message}; ${error.hint ?? ""}`);
+    const text = await api.measure(id).then(({ waited }) => (waited ? WAITS : ASKED), (error) => [error.message, error.hint].filter(Boolean).join("; "));
     this.button.disabled = false;
     if (this.run?.id === id) this.say(text);
   }
